@@ -1,0 +1,141 @@
+//! The contract between the layers and a device.
+
+use crate::{
+    ops::{ActivationOps, AttentionOps, LinearOps, NormOps, PoolingOps, SamplingOps},
+    tensor::{HostTensor, WeightFormat},
+};
+
+/// A device that can run the models: a closed list of mathematics, no model names.
+///
+/// Shapes are row-major; a comment `(rows, width)` beside an argument is a count of elements. Buffers are
+/// allocated once, for the largest step; an operation reads and writes only the first `rows` rows of them.
+///
+/// Every operation gives the same bits for a row whatever the other rows of the call are, however many
+/// there are, and however a sequence was cut into chunks: a request's tokens do not depend on its company.
+pub trait Backend:
+    LinearOps + NormOps + AttentionOps + ActivationOps + PoolingOps + SamplingOps + Send + Sync + 'static
+{
+    /// Name for logs and the model card: `cpu`, `cuda`.
+    fn device_name(&self) -> &'static str;
+
+    /// An activation buffer of `len` elements, zeroed.
+    fn alloc(&self, len: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// A buffer of `len` indices, zeroed.
+    fn alloc_indices(&self, len: usize) -> Result<Self::Indices, BackendError>;
+
+    /// Copies `src` to the front of `dst`.
+    fn write(&self, src: &[f32], dst: &mut Self::Buffer) -> Result<(), BackendError>;
+
+    /// Copies `src` to the front of `dst`.
+    fn write_indices(&self, src: &[u32], dst: &mut Self::Indices) -> Result<(), BackendError>;
+
+    /// Copies the front of `src` into `dst`: for results and tests, not for use within a step.
+    fn read_into(&self, src: &Self::Buffer, dst: &mut [f32]) -> Result<(), BackendError>;
+
+    /// Copies the front of `src` into `dst`.
+    fn read_indices_into(&self, src: &Self::Indices, dst: &mut [u32]) -> Result<(), BackendError>;
+
+    /// Packs a weight matrix: `parts` have the same `cols` and are stacked along their rows (q, k and v;
+    /// gate and up), each in its own format.
+    ///
+    /// # Errors
+    /// [`BackendError::Unsupported`] for a format that this device has no kernel for, [`BackendError::Shape`]
+    /// for parts that do not stack or whose bytes do not fit their shape.
+    fn prepare_weight(&self, parts: &[HostTensor]) -> Result<Self::Weight, BackendError>;
+
+    /// Uploads vectors (norm weights, biases), concatenated.
+    ///
+    /// # Errors
+    /// As [`Self::prepare_weight`].
+    fn prepare_vector(&self, parts: &[HostTensor]) -> Result<Self::Buffer, BackendError>;
+
+    /// A rotary table of cosines and sines for positions `0..max_positions`.
+    /// `inv_freq` holds `head_dim / 2` inverse frequencies, scaling already applied.
+    fn prepare_rope(&self, inv_freq: &[f32], max_positions: usize) -> Result<Self::Buffer, BackendError>;
+
+    /// Memory for the keys and values of all layers.
+    fn alloc_kv_cache(&self, layout: &KvLayout) -> Result<Self::KvCache, BackendError>;
+
+    /// Bytes that `prepare_weight` has allocated beyond the checkpoint's own (mapped) bytes, and buffers.
+    fn allocated_bytes(&self) -> usize;
+}
+
+/// The associated types, apart so that every group of operations can name them.
+pub trait BackendTypes {
+    /// Activations, in the element type that the device computes with.
+    type Buffer: Send + Sync;
+    /// Token ids, positions, slots, block tables, lengths.
+    type Indices: Send + Sync;
+    /// A matrix packed by [`Backend::prepare_weight`].
+    type Weight: Send + Sync;
+    /// Keys and values of all layers, in blocks.
+    type KvCache: Send + Sync;
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvDtype {
+    /// Exact where activations are f32.
+    F32,
+    /// Half the bytes.
+    F16,
+}
+
+/// Shape of a paged KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// Decoder layers.
+    pub num_layers: usize,
+    /// Heads of keys and of values.
+    pub num_kv_heads: usize,
+    /// Elements a head.
+    pub head_dim: usize,
+    /// Tokens a block.
+    pub block_size: usize,
+    /// Blocks in the pool.
+    pub num_blocks: usize,
+    /// Element type.
+    pub dtype: KvDtype,
+}
+
+impl KvLayout {
+    /// Bytes of one block over all layers, keys and values.
+    pub const fn block_bytes(&self) -> usize {
+        let element = match self.dtype {
+            KvDtype::F32 => 4,
+            KvDtype::F16 => 2,
+        };
+        2 * self.num_layers * self.num_kv_heads * self.head_dim * self.block_size * element
+    }
+}
+
+/// Why a device refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// An allocation that did not fit.
+    #[error("out of memory on {device}: {needed} bytes needed for {what}, {available} available")]
+    OutOfMemory {
+        /// Device name.
+        device: &'static str,
+        /// What the memory was for.
+        what: String,
+        /// Bytes asked for.
+        needed: usize,
+        /// Bytes that were free.
+        available: usize,
+    },
+    /// Shapes or byte counts that contradict one another.
+    #[error("shape mismatch: {0}")]
+    Shape(String),
+    /// A format without a kernel on this device.
+    #[error("{format} weights are not supported on {device}: {reason}")]
+    Unsupported {
+        /// The checkpoint's format.
+        format: WeightFormat,
+        /// Device name.
+        device: &'static str,
+        /// What is missing.
+        reason: &'static str,
+    },
+}

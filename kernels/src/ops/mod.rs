@@ -1,0 +1,16 @@
+//! The operations, one trait a group. A fused operation is a provided method whose default body composes
+//! primitives; a backend may override it, and a test compares the override with the default.
+
+mod activation;
+mod attention;
+mod linear;
+mod norm;
+mod pooling;
+mod sampling;
+
+pub use activation::{ActivationOps, Gelu};
+pub use attention::{AttentionMask, AttentionOps, HeadLayout, PagedBatch};
+pub use linear::LinearOps;
+pub use norm::NormOps;
+pub use pooling::PoolingOps;
+pub use sampling::{SampleRow, SamplingOps, TokenLogprobs};
