@@ -1,1 +1,231 @@
 //! The CPU backend.
+//!
+//! Activations are f32 in host memory. Work is cut into tasks that a fork-join [`ThreadPool`] shares out;
+//! which thread runs a task never changes a result.
+
+mod activation;
+mod attention;
+mod buffer;
+pub mod dequant;
+mod kv_cache;
+mod linear;
+mod norm;
+mod pool;
+mod pooling;
+mod sampling;
+mod simd;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::{
+    backend::{BackendError, BackendTypes, KvLayout},
+    tensor::{HostTensor, WeightFormat},
+};
+
+pub use buffer::AlignedBuf;
+pub use kv_cache::{CpuKvCache, KvSide, KvStorage};
+pub use linear::CpuWeight;
+pub use pool::ThreadPool;
+pub use simd::{Isa, detect};
+
+/// Name of this device in errors, logs and the model card.
+pub const DEVICE: &str = "cpu";
+
+/// Activations: f32, 64-byte aligned.
+pub type CpuBuffer = AlignedBuf<f32>;
+
+/// Token ids, positions, slots, block tables, lengths.
+pub type CpuIndices = AlignedBuf<u32>;
+
+/// The CPU as a device.
+pub struct CpuBackend {
+    pool: ThreadPool,
+    isa: Isa,
+    allocated: AtomicUsize,
+}
+
+impl CpuBackend {
+    /// A backend that computes with `threads` threads, the caller's included; 0 counts as 1.
+    pub fn new(threads: usize) -> Self {
+        Self::with_isa(threads, detect())
+    }
+
+    /// As [`Self::new`], with an instruction set of the caller's choice, for tests and benchmarks.
+    ///
+    /// # Panics
+    /// If this processor lacks `isa`.
+    pub fn with_isa(threads: usize, isa: Isa) -> Self {
+        assert!(isa <= detect(), "{isa} is not available on this processor");
+        Self {
+            pool: ThreadPool::new(threads.max(1)),
+            isa,
+            allocated: AtomicUsize::new(0),
+        }
+    }
+
+    /// The threads that share the work.
+    pub fn pool(&self) -> &ThreadPool {
+        &self.pool
+    }
+
+    /// The instruction set that the kernels use.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    fn alloc_zeroed<T: buffer::Zeroable>(
+        &self,
+        len: usize,
+        what: &str,
+    ) -> Result<AlignedBuf<T>, BackendError> {
+        let buffer = AlignedBuf::zeroed(len).ok_or_else(|| BackendError::OutOfMemory {
+            device: DEVICE,
+            what: what.to_owned(),
+            needed: len.saturating_mul(size_of::<T>()),
+            available: buffer::available_memory_bytes(),
+        })?;
+        self.allocated.fetch_add(len * size_of::<T>(), Ordering::Relaxed);
+        Ok(buffer)
+    }
+}
+
+impl BackendTypes for CpuBackend {
+    type Buffer = CpuBuffer;
+    type Indices = CpuIndices;
+    type Weight = CpuWeight;
+    type KvCache = CpuKvCache;
+}
+
+// The methods of `Backend`.
+impl CpuBackend {
+    /// See [`crate::Backend::device_name`].
+    pub fn device_name(&self) -> &'static str {
+        DEVICE
+    }
+
+    /// See [`crate::Backend::alloc`].
+    pub fn alloc(&self, len: usize) -> Result<CpuBuffer, BackendError> {
+        self.alloc_zeroed(len, "activations")
+    }
+
+    /// See [`crate::Backend::alloc_indices`].
+    pub fn alloc_indices(&self, len: usize) -> Result<CpuIndices, BackendError> {
+        self.alloc_zeroed(len, "indices")
+    }
+
+    /// See [`crate::Backend::write`].
+    pub fn write(&self, src: &[f32], dst: &mut CpuBuffer) -> Result<(), BackendError> {
+        copy_front(src, dst, src.len())
+    }
+
+    /// See [`crate::Backend::write_indices`].
+    pub fn write_indices(&self, src: &[u32], dst: &mut CpuIndices) -> Result<(), BackendError> {
+        copy_front(src, dst, src.len())
+    }
+
+    /// See [`crate::Backend::read_into`].
+    pub fn read_into(&self, src: &CpuBuffer, dst: &mut [f32]) -> Result<(), BackendError> {
+        copy_front(src, dst, dst.len())
+    }
+
+    /// See [`crate::Backend::read_indices_into`].
+    pub fn read_indices_into(&self, src: &CpuIndices, dst: &mut [u32]) -> Result<(), BackendError> {
+        copy_front(src, dst, dst.len())
+    }
+
+    /// See [`crate::Backend::prepare_weight`].
+    pub fn prepare_weight(&self, parts: &[HostTensor]) -> Result<CpuWeight, BackendError> {
+        let weight = CpuWeight::prepare(self, parts)?;
+        self.allocated.fetch_add(weight.packed_bytes(), Ordering::Relaxed);
+        Ok(weight)
+    }
+
+    /// See [`crate::Backend::prepare_vector`].
+    pub fn prepare_vector(&self, parts: &[HostTensor]) -> Result<CpuBuffer, BackendError> {
+        for part in parts {
+            check_host_tensor(part)?;
+        }
+        let len = parts.iter().map(|part| part.rows * part.cols).sum();
+        let mut vector = self.alloc_zeroed(len, "a vector of the model")?;
+        let mut rest: &mut [f32] = &mut vector;
+        for part in parts {
+            let (head, tail) = rest.split_at_mut(part.rows * part.cols);
+            dequant::dequantize_into(part.format, &part.bytes, head);
+            rest = tail;
+        }
+        Ok(vector)
+    }
+
+    /// See [`crate::Backend::prepare_rope`]. Row `p` holds `head_dim / 2` cosines, then as many sines.
+    ///
+    /// The angle is the f32 product of position and frequency, as the checkpoints' own training code has
+    /// it; its rounding is part of what a model at a far position was trained with.
+    pub fn prepare_rope(&self, inv_freq: &[f32], max_positions: usize) -> Result<CpuBuffer, BackendError> {
+        let half = inv_freq.len();
+        let mut table = self.alloc_zeroed(max_positions * 2 * half, "the rotary table")?;
+        for (position, row) in table.chunks_exact_mut((2 * half).max(1)).enumerate() {
+            let (cos, sin) = row.split_at_mut(half);
+            for ((c, s), freq) in cos.iter_mut().zip(sin).zip(inv_freq) {
+                let angle = f64::from(position as f32 * freq);
+                (*c, *s) = (angle.cos() as f32, angle.sin() as f32);
+            }
+        }
+        Ok(table)
+    }
+
+    /// See [`crate::Backend::alloc_kv_cache`]. Blocks that were never written cost no memory.
+    pub fn alloc_kv_cache(&self, layout: &KvLayout) -> Result<CpuKvCache, BackendError> {
+        let cache = CpuKvCache::alloc(layout)?;
+        let bytes = layout.block_bytes() * layout.num_blocks;
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+        Ok(cache)
+    }
+
+    /// See [`crate::Backend::allocated_bytes`].
+    pub fn allocated_bytes(&self) -> usize {
+        self.allocated.load(Ordering::Relaxed)
+    }
+}
+
+/// Refuses a tensor whose bytes do not fit its shape.
+pub(crate) fn check_host_tensor(tensor: &HostTensor) -> Result<(), BackendError> {
+    let HostTensor {
+        format, rows, cols, ..
+    } = *tensor;
+    let row_bytes = row_bytes(format, cols)?;
+    let expected = row_bytes.checked_mul(rows);
+    if expected != Some(tensor.bytes.len()) {
+        return Err(BackendError::Shape(format!(
+            "a {format} matrix of {rows} x {cols} takes {rows} x {row_bytes} bytes, not {}",
+            tensor.bytes.len()
+        )));
+    }
+    Ok(())
+}
+
+/// Bytes of a row of `cols` elements.
+pub(crate) fn row_bytes(format: WeightFormat, cols: usize) -> Result<usize, BackendError> {
+    format.bytes_of(cols).ok_or_else(|| {
+        let block = format.block_len();
+        BackendError::Shape(format!(
+            "{cols} columns are no multiple of {format}'s block of {block}"
+        ))
+    })
+}
+
+/// Refuses a buffer that is shorter than an operation needs.
+pub(crate) fn check_len(what: &str, len: usize, needed: usize) -> Result<(), BackendError> {
+    if len < needed {
+        return Err(BackendError::Shape(format!(
+            "{what} holds {len} elements, {needed} needed"
+        )));
+    }
+    Ok(())
+}
+
+fn copy_front<T: Copy>(src: &[T], dst: &mut [T], len: usize) -> Result<(), BackendError> {
+    check_len("the source", src.len(), len)?;
+    check_len("the destination", dst.len(), len)?;
+    dst[..len].copy_from_slice(&src[..len]);
+    Ok(())
+}

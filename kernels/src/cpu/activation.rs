@@ -1,0 +1,1 @@
+//! The activation operations on the CPU.

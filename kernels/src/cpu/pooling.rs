@@ -1,0 +1,1 @@
+//! The pooling operations on the CPU.

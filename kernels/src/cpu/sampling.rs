@@ -1,0 +1,1 @@
+//! The sampling operations on the CPU.
