@@ -1,0 +1,51 @@
+# The few commands of this project. `make` alone explains them.
+SHELL := bash
+.DEFAULT_GOAL := help
+export CARGO_TERM_COLOR ?= auto
+MODELS := $(CURDIR)/.cache/models
+export FERRUM_TEST_MODELS ?= $(MODELS)
+
+PROMPT ?= What is the capital of France?
+KEEP ?=
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo '  make demo PROMPT="..." asks something else; make demo KEEP=1 leaves it running'
+
+.PHONY: demo
+demo: ## Build, fetch real weights, start everything from a manifest, stream an answer
+	@PROMPT='$(subst ','\'',$(PROMPT))' KEEP='$(KEEP)' scripts/demo.sh
+
+.PHONY: test
+test: ## Every test that can run here (fetches models, sets up what is missing)
+	@scripts/test.sh
+
+.PHONY: check
+check: ## The fast loop: format, lints, unit tests that need no weights
+	@scripts/check.sh
+
+.PHONY: models
+models: ## Fetch the real weights that tests and benchmarks use into .cache/models
+	@scripts/fetch-test-models.py
+
+.PHONY: crds
+crds: ## Write crds/generated from the Rust types
+	cargo run -q -p ferrum-crds --bin crdgen
+
+.PHONY: bench-cpu
+bench-cpu: ## Compare with llama.cpp on this CPU, in one run (builds the peer once, about 7 minutes)
+	@scripts/bench-cpu.sh
+
+.PHONY: bench-kernels
+bench-kernels: ## Every CPU kernel against this machine's measured limits
+	cargo bench -q -p ferrum-kernels
+
+.PHONY: bench-router
+bench-router: ## What the router adds to a request
+	cargo bench -q -p ferrum-router --bench overhead
+
+.PHONY: build
+build: ## Build the ferrum program in release mode
+	cargo build --release -p ferrum-cli
