@@ -1,1 +1,3 @@
-//! placeholder
+//! Spreads OpenAI traffic over engine replicas.
+
+pub mod discovery;
