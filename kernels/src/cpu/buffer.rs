@@ -37,6 +37,16 @@ unsafe impl<T: Zeroable> Send for AlignedBuf<T> {}
 unsafe impl<T: Zeroable> Sync for AlignedBuf<T> {}
 
 impl<T: Zeroable> AlignedBuf<T> {
+    /// No elements, no allocation.
+    pub fn empty() -> Self {
+        Self {
+            allocation: NonNull::dangling(),
+            layout: Layout::new::<()>(),
+            start: NonNull::dangling(),
+            len: 0,
+        }
+    }
+
     /// `len` zeros, or `None` if there is no memory for them.
     pub fn zeroed(len: usize) -> Option<Self> {
         // Allocators hand out zeroed memory untouched (as `calloc`) only for small alignments; a larger one
@@ -59,8 +69,10 @@ impl<T: Zeroable> AlignedBuf<T> {
 
 impl<T: Zeroable> Drop for AlignedBuf<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeroed` with this layout, and freed once.
-        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
+        if self.layout.size() > 0 {
+            // SAFETY: allocated in `zeroed` with this layout, and freed once.
+            unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
+        }
     }
 }
 

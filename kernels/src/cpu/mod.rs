@@ -15,7 +15,10 @@ mod pooling;
 mod sampling;
 mod simd;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use crate::{
     backend::{BackendError, BackendTypes, KvLayout},
@@ -42,6 +45,8 @@ pub struct CpuBackend {
     pool: ThreadPool,
     isa: Isa,
     allocated: AtomicUsize,
+    /// Quantized activations of the product that runs.
+    scratch: Mutex<AlignedBuf<u8>>,
 }
 
 impl CpuBackend {
@@ -60,6 +65,7 @@ impl CpuBackend {
             pool: ThreadPool::new(threads.max(1)),
             isa,
             allocated: AtomicUsize::new(0),
+            scratch: Mutex::new(AlignedBuf::empty()),
         }
     }
 
@@ -71,6 +77,10 @@ impl CpuBackend {
     /// The instruction set that the kernels use.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    fn scratch(&self) -> MutexGuard<'_, AlignedBuf<u8>> {
+        self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn alloc_zeroed<T: buffer::Zeroable>(

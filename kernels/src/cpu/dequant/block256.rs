@@ -42,7 +42,7 @@ pub(super) fn q6_k(block: &[u8], out: &mut [f32]) {
 }
 
 /// Element `at` of a Q6_K block, 0..64.
-fn q6_k_at(block: &[u8], at: usize) -> u8 {
+pub(crate) fn q6_k_at(block: &[u8], at: usize) -> u8 {
     let (half, s, j) = (at / 128, at % 128 / 32, at % 32);
     let low = block[64 * half + 32 * (s % 2) + j] >> (4 * (s / 2)) & 15;
     let high = block[128 + 32 * half + j] >> (2 * s) & 3;
@@ -52,7 +52,7 @@ fn q6_k_at(block: &[u8], at: usize) -> u8 {
 /// Scale and minimum of sub-block `sub` out of 12 bytes: the low 6 bits of bytes 0..4 and 4..8 for the first
 /// four; for the others low nibble (scale) and high nibble (minimum) of bytes 8..12, topped up with the high
 /// bit pairs of the first eight bytes.
-fn scale_min_k4(packed: &[u8], sub: usize) -> (u8, u8) {
+pub(crate) fn scale_min_k4(packed: &[u8], sub: usize) -> (u8, u8) {
     if sub < 4 {
         return (packed[sub] & 63, packed[sub + 4] & 63);
     }

@@ -7,6 +7,8 @@ mod block32;
 
 use crate::tensor::WeightFormat;
 
+pub(crate) use block256::{q6_k_at, scale_min_k4};
+
 /// Elements of `bytes`, `out.len()` of them.
 ///
 /// # Panics

@@ -1,11 +1,36 @@
 //! Products with prepared weights.
+//!
+//! Quantized weights are packed at load ([`packed`], [`pack`]); activations are rounded to 8 bits a step
+//! ([`quantize`]); [`gemm`] cuts the product into tiles, which a kernel of the processor's instruction set
+//! computes ([`tile`]; [`avx512`], [`avx2`], [`portable`]). Dense weights are multiplied in place ([`dense`]).
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod dense;
+#[cfg(target_arch = "x86_64")]
+mod dense_avx2;
+#[cfg(target_arch = "x86_64")]
+mod dense_avx512;
+mod gemm;
+mod pack;
+mod packed;
+mod portable;
+mod quantize;
+mod tile;
+
+use std::marker::PhantomData;
+
+use self::{
+    gemm::Activations,
+    packed::{DenseMatrix, PackedFormat, PackedMatrix},
+    quantize::Terms,
+};
 use crate::{
     backend::BackendError,
-    cpu::{
-        CpuBackend, CpuBuffer, CpuIndices, check_host_tensor, check_len, dequant, pool::SyncPtr, row_bytes,
-    },
+    cpu::{CpuBackend, CpuBuffer, CpuIndices, DEVICE, buffer, check_host_tensor, check_len},
     ops::LinearOps,
     tensor::HostTensor,
 };
@@ -13,13 +38,29 @@ use crate::{
 /// A matrix `(n, k)`: parts stacked along their rows, each in its own format.
 #[derive(Debug)]
 pub struct CpuWeight {
-    parts: Vec<HostTensor>,
+    parts: Vec<Part>,
     n: usize,
     k: usize,
 }
 
+#[derive(Debug)]
+enum Part {
+    Dense(DenseMatrix),
+    Packed(PackedMatrix),
+}
+
 impl CpuWeight {
-    pub(super) fn prepare(_backend: &CpuBackend, parts: &[HostTensor]) -> Result<Self, BackendError> {
+    /// Output features.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Input features.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    pub(super) fn prepare(backend: &CpuBackend, parts: &[HostTensor]) -> Result<Self, BackendError> {
         let Some(first) = parts.first() else {
             return Err(BackendError::Shape("a weight without parts".to_owned()));
         };
@@ -32,41 +73,69 @@ impl CpuWeight {
                 )));
             }
         }
+        let prepared: Result<Vec<Part>, BackendError> =
+            parts.iter().map(|part| Part::prepare(backend, part)).collect();
         Ok(Self {
+            parts: prepared?,
             n: parts.iter().map(|part| part.rows).sum(),
             k: first.cols,
-            parts: parts.to_vec(),
         })
     }
 
-    /// Output features.
-    pub fn n(&self) -> usize {
-        self.n
-    }
-
-    /// Input features.
-    pub fn k(&self) -> usize {
-        self.k
-    }
-
+    /// Bytes allocated beyond the checkpoint's.
     pub(super) fn packed_bytes(&self) -> usize {
-        0
+        let bytes = |part: &Part| match part {
+            Part::Dense(_) => 0,
+            Part::Packed(matrix) => matrix.len_bytes(),
+        };
+        self.parts.iter().map(bytes).sum()
     }
 
     /// Row `row` as f32.
-    fn row_into(&self, mut row: usize, out: &mut [f32]) -> Result<(), BackendError> {
+    fn row_into(&self, row: usize, out: &mut [f32]) -> Result<(), BackendError> {
+        let mut rest = row;
         for part in &self.parts {
-            if row < part.rows {
-                let bytes = row_bytes(part.format, part.cols)?;
-                dequant::dequantize_into(part.format, &part.bytes[row * bytes..(row + 1) * bytes], out);
+            if rest < part.rows() {
+                match part {
+                    Part::Dense(matrix) => matrix.row_into(rest, out),
+                    Part::Packed(matrix) => matrix.row_into(rest, out),
+                }
                 return Ok(());
             }
-            row -= part.rows;
+            rest -= part.rows();
         }
         Err(BackendError::Shape(format!(
-            "row {row} past the last of {} rows",
+            "row {row} of a table of {} rows",
             self.n
         )))
+    }
+}
+
+impl Part {
+    fn prepare(backend: &CpuBackend, tensor: &HostTensor) -> Result<Self, BackendError> {
+        let Some(format) = PackedFormat::of(tensor.format) else {
+            return Ok(Self::Dense(DenseMatrix {
+                format: tensor.format,
+                rows: tensor.rows,
+                cols: tensor.cols,
+                bytes: tensor.bytes.clone(),
+            }));
+        };
+        let packed = pack::pack(backend.pool(), tensor, format).ok_or_else(|| BackendError::OutOfMemory {
+            device: DEVICE,
+            what: format!("a {} matrix of {} x {}", tensor.format, tensor.rows, tensor.cols),
+            needed: tensor.bytes.len(),
+            available: buffer::available_memory_bytes(),
+        })?;
+        tensor.bytes.release();
+        Ok(Self::Packed(packed))
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Dense(matrix) => matrix.rows,
+            Self::Packed(matrix) => matrix.rows,
+        }
     }
 }
 
@@ -85,19 +154,22 @@ impl LinearOps for CpuBackend {
         if let Some(bias) = bias {
             check_len("bias", bias.len(), n)?;
         }
-        let out = SyncPtr(out.as_mut_ptr());
-        self.pool().run(n.div_ceil(32), |task| {
-            let mut w = vec![0.0; k];
-            for j in task * 32..n.min(task * 32 + 32) {
-                weight.row_into(j, &mut w).expect("j < n");
-                for i in 0..rows {
-                    let dot: f32 = x[i * k..][..k].iter().zip(&w).map(|(x, w)| x * w).sum();
-                    let y = dot + bias.map_or(0.0, |bias| bias[j]);
-                    // SAFETY: i < rows and j < n, checked against out's length; no other task has this j.
-                    unsafe { out.get().add(i * n + j).write(y) };
+        let x = &x[..rows * k];
+        let mut out = Output::new(&mut out[..rows * n], n, bias.map(|bias| &bias[..n]));
+        let on = (self.pool(), self.isa());
+        for part in &weight.parts {
+            match part {
+                Part::Dense(matrix) => dense::multiply(on, x, rows, matrix, &out),
+                Part::Packed(matrix) => {
+                    let mut scratch = self.scratch();
+                    let terms = Terms::of(matrix.format);
+                    let x = Activations::quantize(on, x, (rows, k), terms, &mut scratch)
+                        .ok_or_else(|| out_of_scratch(rows * k))?;
+                    gemm::multiply(on, &x, matrix, &out);
                 }
             }
-        });
+            out.skip_columns(part.rows());
+        }
         Ok(())
     }
 
@@ -115,5 +187,64 @@ impl LinearOps for CpuBackend {
             table.row_into(*id as usize, out)?;
         }
         Ok(())
+    }
+}
+
+/// Where a product goes: some columns of `(rows, stride)`, written by several threads, each its own part.
+struct Output<'a> {
+    out: *mut f32,
+    rows: usize,
+    stride: usize,
+    /// First column of the current part.
+    column: usize,
+    bias: Option<&'a [f32]>,
+    borrow: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer stands for a mutable borrow; who writes through it answers for writing disjoint parts.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    fn new(out: &'a mut [f32], stride: usize, bias: Option<&'a [f32]>) -> Self {
+        Self {
+            rows: out.len() / stride.max(1),
+            out: out.as_mut_ptr(),
+            stride,
+            column: 0,
+            bias,
+            borrow: PhantomData,
+        }
+    }
+
+    /// Elements between rows.
+    fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The output of `row` and of column `col` of the current part.
+    fn at(&self, row: usize, col: usize) -> *mut f32 {
+        assert!(row < self.rows && self.column + col < self.stride);
+        // SAFETY: just checked.
+        unsafe { self.out.add(row * self.stride + self.column + col) }
+    }
+
+    /// The bias of column `col` of the current part and of those after it, or null.
+    fn bias_at(&self, col: usize) -> *const f32 {
+        self.bias
+            .map_or(std::ptr::null(), |bias| bias[self.column + col..].as_ptr())
+    }
+
+    /// Goes on to the next part.
+    fn skip_columns(&mut self, columns: usize) {
+        self.column += columns;
+    }
+}
+
+fn out_of_scratch(needed: usize) -> BackendError {
+    BackendError::OutOfMemory {
+        device: DEVICE,
+        what: "quantized activations".to_owned(),
+        needed,
+        available: buffer::available_memory_bytes(),
     }
 }

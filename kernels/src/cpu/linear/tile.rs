@@ -1,0 +1,68 @@
+//! What a tile kernel is given, and which kernel computes it.
+
+use super::packed::PackedFormat;
+use crate::cpu::Isa;
+
+/// One group of 16 weight rows times one tile of up to 16 activation rows.
+///
+/// Every kernel does the same operations in the same order for an output, whatever `rows` is: the dot product
+/// of levels in a block is exact in i32 (with the correction for the zero level); then
+/// `acc = fma(dot as f32, weight_scale * x_scale, acc)` block by block, and, with minimums,
+/// `acc = fma(weight_min, x_scaled_sum, acc)` after it; the bias is added last.
+pub(super) struct Tile {
+    /// Format of the group.
+    pub(super) format: PackedFormat,
+    /// Levels of the group.
+    pub(super) quants: *const u8,
+    /// Scales of the group.
+    pub(super) scales: *const u8,
+    /// Blocks of 32 columns.
+    pub(super) blocks: usize,
+    /// Records of the activations, `blocks` of them, `rows` rows each.
+    pub(super) x: *const u8,
+    /// Activation rows, 1..=16.
+    pub(super) rows: usize,
+    /// Row 0, column 0 of the output.
+    pub(super) out: *mut f32,
+    /// Elements between rows of the output.
+    pub(super) out_stride: usize,
+    /// Columns of the output to write, 1..=16.
+    pub(super) cols: usize,
+    /// Bias of these columns, or null.
+    pub(super) bias: *const f32,
+}
+
+/// Computes a tile.
+///
+/// # Safety
+/// The processor has the kernel's instructions; the pointers are valid for what [`Tile`] says of them.
+pub(super) type TileKernel = unsafe fn(&Tile);
+
+/// The kernel of a format.
+pub(super) fn kernel(isa: Isa, format: PackedFormat) -> TileKernel {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => super::avx512::kernel(format),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => super::avx2::kernel(format),
+        _ => super::portable::tile,
+    }
+}
+
+/// `$kernel::<Levels, Scales>` for the marker types of a format, which a kernel module defines by these names.
+macro_rules! dispatch_format {
+    ($format:expr, $kernel:ident) => {
+        match ($format.quants, $format.scales) {
+            (Quants::Bits4, Scales::Block) => $kernel::<Bits4, Block>,
+            (Quants::Bits4, Scales::BlockMin) => $kernel::<Bits4, BlockMin>,
+            (Quants::Bits4, Scales::SuperMin) => $kernel::<Bits4, SuperMin>,
+            (Quants::Bits5, Scales::Block) => $kernel::<Bits5, Block>,
+            (Quants::Bits5, Scales::BlockMin) => $kernel::<Bits5, BlockMin>,
+            (Quants::Bits5, Scales::SuperMin) => $kernel::<Bits5, SuperMin>,
+            (Quants::Bits6, Scales::SuperHalves) => $kernel::<Bits6, SuperHalves>,
+            (Quants::Bits8, Scales::Block) => $kernel::<Bits8, Block>,
+            (quants, scales) => unreachable!("no format packs {quants:?} with {scales:?}"),
+        }
+    };
+}
+pub(super) use dispatch_format;
