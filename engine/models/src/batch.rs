@@ -11,6 +11,17 @@ pub struct BatchLimits {
     pub max_num_seqs: usize,
 }
 
+impl BatchLimits {
+    fn check(&self, what: &str, count: usize, limit: usize) -> Result<(), BackendError> {
+        if count <= limit {
+            return Ok(());
+        }
+        Err(BackendError::Shape(format!(
+            "a step of {count} {what}, the model has room for {limit}"
+        )))
+    }
+}
+
 /// One step of a [`CausalLm`](crate::CausalLm): prefill chunks and decode rows of any mix of sequences, laid end
 /// to end. The runtime fills the indices with [`Backend::write_indices`] and sets the counts; only the first
 /// `num_*` entries are read.
@@ -62,6 +73,13 @@ impl<B: Backend> ForwardBatch<B> {
         })
     }
 
+    /// Refuses counts beyond `limits`.
+    pub(crate) fn check(&self, limits: BatchLimits) -> Result<(), BackendError> {
+        limits.check("tokens", self.num_tokens, limits.max_num_batched_tokens)?;
+        limits.check("sequences", self.num_seqs, limits.max_num_seqs)?;
+        limits.check("rows of logits", self.num_logit_rows, limits.max_num_seqs)
+    }
+
     /// The sequences as attention reads them.
     pub fn paged(&self) -> PagedBatch<'_, B::Indices> {
         PagedBatch {
@@ -102,5 +120,11 @@ impl<B: Backend> EmbedBatch<B> {
             num_tokens: 0,
             num_seqs: 0,
         })
+    }
+
+    /// Refuses counts beyond `limits`.
+    pub(crate) fn check(&self, limits: BatchLimits) -> Result<(), BackendError> {
+        limits.check("tokens", self.num_tokens, limits.max_num_batched_tokens)?;
+        limits.check("texts", self.num_seqs, limits.max_num_seqs)
     }
 }

@@ -1,12 +1,24 @@
 //! A checkpoint on disk: what it says of itself, and how it is loaded.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ferrum_engine::{DefaultSampling, Dtype, Quantization, Task};
 use ferrum_kernels::Backend;
 use tokenizers::Tokenizer;
 
-use crate::{LoadError, Model};
+use crate::{
+    BatchLimits, LoadError, Model,
+    config::{RawConfig, generation::Generation},
+    families::Limits,
+    registry::{self, FamilyConfig},
+    tokenizer::{self, ChatTexts},
+    weights::{RawTensor, Weights, gguf::GgufFile, loader::WeightLoader, safetensors, summarize},
+};
 
 /// How a checkpoint is loaded.
 #[derive(Clone, Copy)]
@@ -68,23 +80,137 @@ pub struct CardFacts {
     pub default_sampling: DefaultSampling,
 }
 
-/// A checkpoint whose description was read and checked; its weights are not yet read.
+/// A checkpoint whose description was read and checked; its weights are mapped and not yet read.
 ///
 /// It can be shared between threads: the tokenizer may be built while the weights are loaded.
 pub struct Checkpoint {
     path: PathBuf,
     facts: CardFacts,
+    family: FamilyConfig,
+    source: Source,
 }
 
-/// Opens a folder in the layout of Hugging Face, or a `.gguf` file.
+enum Source {
+    /// A folder; its tensors by name.
+    Folder(HashMap<String, RawTensor>),
+    Gguf(Arc<GgufFile>),
+}
+
+/// Opens a folder in the layout of Hugging Face, or a `.gguf` file (also the only one in a folder without
+/// config.json).
 ///
 /// # Errors
 /// See [`LoadError`].
 pub fn open(path: &Path) -> Result<Checkpoint, LoadError> {
-    Err(LoadError::NotACheckpoint {
+    let metadata = fs::metadata(path).map_err(|source| LoadError::Io {
         path: path.to_owned(),
-        reason: "reading is not part of this build".to_owned(),
+        source,
+    })?;
+    if metadata.is_dir() && path.join("config.json").exists() {
+        open_folder(path)
+    } else if metadata.is_dir() {
+        open_gguf(&only_gguf(path)?)
+    } else if path
+        .extension()
+        .is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+    {
+        open_gguf(path)
+    } else {
+        Err(LoadError::NotACheckpoint {
+            path: path.to_owned(),
+            reason: "it is a file without the ending .gguf".to_owned(),
+        })
+    }
+}
+
+fn open_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
+    let raw = RawConfig::read_json(&folder.join("config.json"))?;
+    refuse_quantization(&raw)?;
+    let family = registry::probe(&raw)?;
+    let tensors = safetensors::read_folder(folder)?;
+    let (format, num_parameters) = summarize(tensors.values());
+    let weights = format.map_or_else(|| "none".to_owned(), |format| format.to_string().to_lowercase());
+    let generation = Generation::read_folder(folder, &raw)?;
+    let texts = ChatTexts::read_folder(folder)?;
+    Ok(Checkpoint {
+        path: folder.to_owned(),
+        facts: card_facts(&family, (weights, num_parameters), generation, texts),
+        family,
+        source: Source::Folder(tensors),
     })
+}
+
+fn open_gguf(path: &Path) -> Result<Checkpoint, LoadError> {
+    let file = Arc::new(GgufFile::read(path)?);
+    let family = registry::probe(&RawConfig::from_gguf(Arc::clone(&file)))?;
+    let (format, num_parameters) = summarize(file.tensors.values());
+    let weights = format.map_or_else(|| "none".to_owned(), |format| format!("gguf {format}"));
+    let (generation, texts) = (Generation::read_gguf(&file), ChatTexts::read_gguf(&file));
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        facts: card_facts(&family, (weights, num_parameters), generation, texts),
+        family,
+        source: Source::Gguf(file),
+    })
+}
+
+fn only_gguf(folder: &Path) -> Result<PathBuf, LoadError> {
+    let entries = fs::read_dir(folder).map_err(|source| LoadError::Io {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "gguf"))
+        .collect();
+    match (files.pop(), files.len()) {
+        (Some(file), 0) => Ok(file),
+        (found, more) => Err(LoadError::NotACheckpoint {
+            path: folder.to_owned(),
+            reason: match found {
+                None => "there is no config.json".to_owned(),
+                Some(_) => format!("there are {} .gguf files; name one of them", more + 1),
+            },
+        }),
+    }
+}
+
+/// GPTQ, AWQ and their like change what the tensors are called and hold.
+fn refuse_quantization(raw: &RawConfig) -> Result<(), LoadError> {
+    let Some(quantization) = raw.value("quantization_config") else {
+        return Ok(());
+    };
+    Err(LoadError::UnsupportedQuantization {
+        path: raw.path().to_owned(),
+        method: quantization["quant_method"]
+            .as_str()
+            .unwrap_or("unnamed quantization")
+            .to_owned(),
+        allowed: "float32, float16 or bfloat16 safetensors, or GGUF",
+    })
+}
+
+fn card_facts(
+    family: &FamilyConfig,
+    (weights, num_parameters): (String, u64),
+    generation: Generation,
+    texts: ChatTexts,
+) -> CardFacts {
+    let description = family.describe();
+    CardFacts {
+        task: description.task,
+        architecture: description.architecture,
+        weights,
+        num_parameters,
+        vocab_size: description.vocab_size,
+        max_model_len: description.max_model_len,
+        embedding_dims: description.embedding_dims,
+        chat_template: texts.template,
+        bos_token: texts.bos_token,
+        eos_token: texts.eos_token,
+        stop_token_ids: generation.stop_token_ids,
+        default_sampling: generation.sampling,
+    }
 }
 
 impl Checkpoint {
@@ -103,10 +229,10 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError::MissingTokenizer`], [`LoadError::Tokenizer`].
     pub fn tokenizer(&self) -> Result<Tokenizer, LoadError> {
-        Err(LoadError::MissingTokenizer {
-            path: self.path.clone(),
-            expected: "tokenizer.json",
-        })
+        match &self.source {
+            Source::Folder(_) => tokenizer::read_folder(&self.path),
+            Source::Gguf(file) => tokenizer::build_gguf(file),
+        }
     }
 
     /// Loads the weights.
@@ -114,10 +240,71 @@ impl Checkpoint {
     /// # Errors
     /// See [`LoadError`].
     pub fn load<B: Backend>(&self, backend: &B, options: &LoadOptions<'_>) -> Result<Model<B>, LoadError> {
-        let _ = (backend, options);
-        Err(LoadError::NotACheckpoint {
-            path: self.path.clone(),
-            reason: "loading is not part of this build".to_owned(),
+        let limits = self.limits(options)?;
+        let weights = match &self.source {
+            Source::Folder(tensors) => {
+                let tensors = tensors
+                    .iter()
+                    .map(|(name, tensor)| (name.clone(), tensor.clone()));
+                Weights::new(&self.path, tensors)
+            }
+            Source::Gguf(file) => {
+                let mut weights = file.weights();
+                self.family.arrange_gguf(&mut weights);
+                weights
+            }
+        };
+        self.check_quantization(options.quantization, &weights)?;
+        self.family
+            .load(&WeightLoader::new(backend, &weights, options), limits)
+    }
+
+    fn limits(&self, options: &LoadOptions<'_>) -> Result<Limits, LoadError> {
+        let positive = |option: &'static str, value: usize| match value {
+            0 => Err(refuse_option(option, value, "1 or more")),
+            value => Ok(value),
+        };
+        let own = self.facts.max_model_len;
+        let max_model_len = positive("max_model_len", options.max_model_len.unwrap_or(own))?;
+        if max_model_len > own {
+            return Err(refuse_option(
+                "max_model_len",
+                max_model_len,
+                format!("at most the model's {own}"),
+            ));
+        }
+        Ok(Limits {
+            step: BatchLimits {
+                max_num_batched_tokens: positive("max_num_batched_tokens", options.max_num_batched_tokens)?,
+                max_num_seqs: positive("max_num_seqs", options.max_num_seqs)?,
+            },
+            max_model_len,
         })
+    }
+
+    fn check_quantization(&self, wanted: Quantization, weights: &Weights) -> Result<(), LoadError> {
+        let allowed = match wanted {
+            Quantization::Gguf if matches!(self.source, Source::Folder(_)) => "auto or none",
+            Quantization::None if weights.is_quantized() => "auto or gguf",
+            Quantization::Auto | Quantization::Gguf | Quantization::None => return Ok(()),
+        };
+        let allowed = format!(
+            "{allowed}, as {} has {} weights",
+            self.path.display(),
+            self.facts.weights
+        );
+        Err(refuse_option("quantization", wanted, allowed))
+    }
+}
+
+fn refuse_option(
+    option: &'static str,
+    value: impl std::fmt::Display,
+    allowed: impl Into<String>,
+) -> LoadError {
+    LoadError::Option {
+        option,
+        value: value.to_string(),
+        allowed: allowed.into(),
     }
 }

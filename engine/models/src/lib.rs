@@ -12,8 +12,14 @@
 
 mod batch;
 mod checkpoint;
+mod config;
 mod error;
+mod families;
+mod layers;
 mod model;
+mod registry;
+mod tokenizer;
+mod weights;
 
 pub use batch::{BatchLimits, EmbedBatch, ForwardBatch};
 pub use checkpoint::{CardFacts, Checkpoint, LoadOptions, open};

@@ -1,0 +1,196 @@
+//! The decoder.
+
+use ferrum_kernels::{
+    Backend, BackendError,
+    backend::{KvDtype, KvLayout},
+};
+
+use super::Limits;
+use crate::{
+    BatchLimits, CausalLm, ForwardBatch, LoadError,
+    config::DecoderConfig,
+    layers::{GatedMlp, PagedAttention, PagedStep, RmsNorm, build_rotary_table},
+    weights::loader::WeightLoader,
+};
+
+pub(super) struct LlamaModel<B: Backend> {
+    embed_tokens: B::Weight, // (vocab, hidden)
+    layers: Vec<Layer<B>>,
+    norm: RmsNorm<B>,
+    lm_head: Option<B::Weight>, // (vocab, hidden); none where it is the embedding table
+    rotary_table: B::Buffer,
+    scratch: Scratch<B>,
+    config: DecoderConfig,
+    limits: Limits,
+    kv_dtype: KvDtype,
+}
+
+struct Layer<B: Backend> {
+    input_layernorm: RmsNorm<B>,
+    self_attn: PagedAttention<B>,
+    post_attention_layernorm: RmsNorm<B>,
+    mlp: GatedMlp<B>,
+}
+
+/// Activations of one step; `rows` is the step's tokens, `last` the rows whose logits are wanted.
+struct Scratch<B: Backend> {
+    residual: B::Buffer,      // (rows, hidden)
+    normed: B::Buffer,        // (rows, hidden)
+    block_out: B::Buffer,     // (rows, hidden)
+    qkv: B::Buffer,           // (rows, qkv_width)
+    attended: B::Buffer,      // (rows, q_width)
+    gate_up: B::Buffer,       // (rows, 2 * intermediate)
+    activated: B::Buffer,     // (rows, intermediate)
+    last_residual: B::Buffer, // (last, hidden)
+    last_out: B::Buffer,      // (last, hidden)
+    last_normed: B::Buffer,   // (last, hidden)
+    logits: B::Buffer,        // (last, vocab)
+}
+
+impl<B: Backend> LlamaModel<B> {
+    pub(super) fn load(
+        loader: &WeightLoader<'_, B>,
+        config: &DecoderConfig,
+        limits: Limits,
+    ) -> Result<Self, LoadError> {
+        let (hidden, vocab, eps) = (config.hidden_size, config.vocab_size, config.rms_norm_eps);
+        let table = |name: &str| loader.matrix(&[(name.to_owned(), vocab)], hidden);
+        let layers = 0..config.windows.len();
+        Ok(Self {
+            embed_tokens: table("model.embed_tokens.weight")?,
+            layers: layers
+                .map(|layer| Layer::load(loader, config, layer))
+                .collect::<Result<_, _>>()?,
+            norm: RmsNorm::load(loader, "model.norm", hidden, eps)?,
+            lm_head: (!config.tie_word_embeddings)
+                .then(|| table("lm_head.weight"))
+                .transpose()?,
+            rotary_table: build_rotary_table(
+                loader,
+                &config.rope,
+                config.heads.head_dim,
+                limits.max_model_len,
+            )?,
+            scratch: Scratch::alloc(loader, config, limits.step)?,
+            config: config.clone(),
+            limits,
+            kv_dtype: loader.kv_dtype(),
+        })
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn load(loader: &WeightLoader<'_, B>, config: &DecoderConfig, layer: usize) -> Result<Self, LoadError> {
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
+        let widths = (hidden, config.intermediate_size);
+        Ok(Self {
+            input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), hidden, eps)?,
+            self_attn: PagedAttention::load(loader, &name("self_attn."), config, layer)?,
+            post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), hidden, eps)?,
+            mlp: GatedMlp::load(loader, &name("mlp."), widths, config.mlp_bias)?,
+        })
+    }
+}
+
+impl<B: Backend> Scratch<B> {
+    fn alloc(
+        loader: &WeightLoader<'_, B>,
+        config: &DecoderConfig,
+        limits: BatchLimits,
+    ) -> Result<Self, LoadError> {
+        let rows = |width: usize| loader.alloc("activations", limits.max_num_batched_tokens * width);
+        let last = |width: usize| loader.alloc("logits", limits.max_num_seqs * width);
+        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            residual: rows(hidden)?,
+            normed: rows(hidden)?,
+            block_out: rows(hidden)?,
+            qkv: rows(config.heads.qkv_width())?,
+            attended: rows(config.heads.q_width())?,
+            gate_up: rows(2 * intermediate)?,
+            activated: rows(intermediate)?,
+            last_residual: last(hidden)?,
+            last_out: last(hidden)?,
+            last_normed: last(hidden)?,
+            logits: last(config.vocab_size)?,
+        })
+    }
+}
+
+impl<B: Backend> CausalLm<B> for LlamaModel<B> {
+    fn limits(&self) -> BatchLimits {
+        self.limits.step
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn max_model_len(&self) -> usize {
+        self.limits.max_model_len
+    }
+
+    fn kv_layout(&self, block_size: usize, num_blocks: usize) -> KvLayout {
+        KvLayout {
+            num_layers: self.layers.len(),
+            num_kv_heads: self.config.heads.num_kv_heads,
+            head_dim: self.config.heads.head_dim,
+            block_size,
+            num_blocks,
+            dtype: self.kv_dtype,
+        }
+    }
+
+    fn forward(
+        &mut self,
+        backend: &B,
+        batch: &ForwardBatch<B>,
+        cache: &mut B::KvCache,
+    ) -> Result<&B::Buffer, BackendError> {
+        batch.check(self.limits.step)?;
+        let step = PagedStep {
+            batch,
+            rotary_table: &self.rotary_table,
+        };
+        let (s, rows) = (&mut self.scratch, batch.num_tokens);
+        backend.embed(&self.embed_tokens, &batch.ids, rows, &mut s.residual)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let norm = &layer.input_layernorm;
+            match i {
+                0 => norm.forward(backend, &s.residual, rows, &mut s.normed)?,
+                _ => norm.add_forward(backend, &s.block_out, &mut s.residual, rows, &mut s.normed)?,
+            }
+            let (qkv, block) = ((&mut s.qkv, &mut s.attended), (&s.normed, &mut s.block_out));
+            layer.self_attn.forward(backend, &step, cache, block, qkv)?;
+            let norm = &layer.post_attention_layernorm;
+            norm.add_forward(backend, &s.block_out, &mut s.residual, rows, &mut s.normed)?;
+            let gate_up = (&mut s.gate_up, &mut s.activated);
+            layer
+                .mlp
+                .forward(backend, &s.normed, rows, gate_up, &mut s.block_out)?;
+        }
+        self.project_last(backend, batch)
+    }
+}
+
+impl<B: Backend> LlamaModel<B> {
+    /// The last norm and the output layer, on the rows whose logits are wanted.
+    fn project_last(&mut self, backend: &B, batch: &ForwardBatch<B>) -> Result<&B::Buffer, BackendError> {
+        let (s, last, hidden) = (&mut self.scratch, batch.num_logit_rows, self.config.hidden_size);
+        if last > 0 {
+            backend.gather_rows(&s.residual, &batch.logit_rows, last, hidden, &mut s.last_residual)?;
+            backend.gather_rows(&s.block_out, &batch.logit_rows, last, hidden, &mut s.last_out)?;
+            self.norm.add_forward(
+                backend,
+                &s.last_out,
+                &mut s.last_residual,
+                last,
+                &mut s.last_normed,
+            )?;
+            let lm_head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+            backend.linear(&s.last_normed, lm_head, None, last, &mut s.logits)?;
+        }
+        Ok(&s.logits)
+    }
+}

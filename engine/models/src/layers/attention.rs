@@ -1,0 +1,99 @@
+use ferrum_kernels::{Backend, BackendError, ops::HeadLayout};
+
+use super::Linear;
+use crate::{ForwardBatch, LoadError, config::DecoderConfig, weights::loader::WeightLoader};
+
+/// Causal self-attention over the paged cache, query, key and value fused into one projection.
+pub(crate) struct PagedAttention<B: Backend> {
+    qkv_proj: Linear<B>,
+    o_proj: Linear<B>,
+    qk_norm: Option<QkNorm<B>>,
+    heads: HeadLayout,
+    scale: f32,
+    window: Option<usize>,
+    /// Which layer of the cache is its own.
+    layer: usize,
+}
+
+/// RMS norm of each query and each key head.
+struct QkNorm<B: Backend> {
+    q: B::Buffer, // (head_dim)
+    k: B::Buffer, // (head_dim)
+    eps: f32,
+}
+
+/// What all layers of a step share.
+pub(crate) struct PagedStep<'a, B: Backend> {
+    pub(crate) batch: &'a ForwardBatch<B>,
+    pub(crate) rotary_table: &'a B::Buffer,
+}
+
+impl<B: Backend> PagedAttention<B> {
+    /// Loads `<prefix>q_proj`, `k_proj`, `v_proj`, `o_proj` and, for Qwen3, `q_norm` and `k_norm`.
+    pub(crate) fn load(
+        loader: &WeightLoader<'_, B>,
+        prefix: &str,
+        config: &DecoderConfig,
+        layer: usize,
+    ) -> Result<Self, LoadError> {
+        let heads = config.heads;
+        let hidden = config.hidden_size;
+        let (q, kv) = (heads.q_width(), heads.kv_width());
+        let qkv = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        Ok(Self {
+            qkv_proj: Linear::load(loader, prefix, &qkv, hidden, config.qkv_bias)?,
+            o_proj: Linear::load(loader, prefix, &[("o_proj", hidden)], q, config.o_bias)?,
+            qk_norm: config
+                .qk_norm
+                .then(|| QkNorm::load(loader, prefix, config))
+                .transpose()?,
+            heads,
+            scale: 1.0 / (heads.head_dim as f32).sqrt(),
+            window: config.windows[layer],
+            layer,
+        })
+    }
+
+    /// x, out `(rows, hidden)`; scratch qkv `(rows, qkv_width)` and attended `(rows, q_width)`.
+    pub(crate) fn forward(
+        &self,
+        backend: &B,
+        step: &PagedStep<'_, B>,
+        cache: &mut B::KvCache,
+        (x, out): (&B::Buffer, &mut B::Buffer),
+        (qkv, attended): (&mut B::Buffer, &mut B::Buffer),
+    ) -> Result<(), BackendError> {
+        let batch = step.batch;
+        let rows = batch.num_tokens;
+        let heads = self.heads;
+        self.qkv_proj.forward(backend, x, rows, qkv)?;
+        if let Some(norm) = &self.qk_norm {
+            backend.qk_norm(qkv, heads, (&norm.q, &norm.k), norm.eps, rows)?;
+        }
+        backend.rope(qkv, heads, &batch.positions, step.rotary_table, rows)?;
+        backend.write_kv(qkv, heads, cache, self.layer, &batch.slots, rows)?;
+        let paged = batch.paged();
+        backend.paged_attention(
+            qkv,
+            heads,
+            cache,
+            self.layer,
+            &paged,
+            self.scale,
+            self.window,
+            attended,
+        )?;
+        self.o_proj.forward(backend, attended, rows, out)
+    }
+}
+
+impl<B: Backend> QkNorm<B> {
+    fn load(loader: &WeightLoader<'_, B>, prefix: &str, config: &DecoderConfig) -> Result<Self, LoadError> {
+        let head_dim = config.heads.head_dim;
+        Ok(Self {
+            q: loader.vector(&[(format!("{prefix}q_norm.weight"), head_dim)])?,
+            k: loader.vector(&[(format!("{prefix}k_norm.weight"), head_dim)])?,
+            eps: config.rms_norm_eps,
+        })
+    }
+}

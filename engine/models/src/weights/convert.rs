@@ -1,0 +1,137 @@
+//! Changes to tensors on their way to a backend.
+
+use ferrum_engine::Dtype;
+use ferrum_kernels::{HostTensor, SharedBytes, WeightFormat};
+use half::{bf16, f16};
+
+/// The matrix in another element type. Quantized matrices, and `Auto`, leave it as it is.
+pub(crate) fn to_dtype(tensor: HostTensor, dtype: Dtype) -> HostTensor {
+    let target = match dtype {
+        Dtype::Auto => return tensor,
+        Dtype::F32 => WeightFormat::F32,
+        Dtype::F16 => WeightFormat::F16,
+        Dtype::Bf16 => WeightFormat::BF16,
+    };
+    if tensor.format == target || tensor.format.block_len() > 1 {
+        return tensor;
+    }
+    let bytes: Vec<u8> = match target {
+        WeightFormat::F32 => elements(&tensor).flat_map(f32::to_le_bytes).collect(),
+        WeightFormat::F16 => elements(&tensor)
+            .flat_map(|x| f16::from_f32(x).to_le_bytes())
+            .collect(),
+        _ => elements(&tensor)
+            .flat_map(|x| bf16::from_f32(x).to_le_bytes())
+            .collect(),
+    };
+    tensor.bytes.release();
+    HostTensor {
+        format: target,
+        bytes: SharedBytes::from(bytes),
+        ..tensor
+    }
+}
+
+/// The elements of a dense tensor; none of a quantized one.
+pub(crate) fn elements(tensor: &HostTensor) -> Box<dyn Iterator<Item = f32> + '_> {
+    let bytes = &*tensor.bytes;
+    match tensor.format {
+        WeightFormat::F32 => Box::new(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
+        WeightFormat::F16 => Box::new(
+            bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&b| f16::from_le_bytes(b).to_f32()),
+        ),
+        WeightFormat::BF16 => Box::new(
+            bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&b| bf16::from_le_bytes(b).to_f32()),
+        ),
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// Undoes llama.cpp's order of query and key rows for architecture `llama`.
+///
+/// Its converter stores the two halves of each head interleaved (row 2j holds row j, row 2j + 1 holds row
+/// j + head_dim / 2), for a rotation of neighbours; ours rotates halves. Rows are stored one after the other in every
+/// format, so whole rows move and nothing is dequantized. A vector (a bias) counts its elements as rows.
+pub(crate) fn restore_head_rows(tensor: &HostTensor, heads: usize) -> HostTensor {
+    let rows = tensor.rows.max(1) * if tensor.rows == 1 { tensor.cols } else { 1 };
+    let row_bytes = tensor.bytes.len() / rows;
+    let head_dim = rows / heads;
+    let half = head_dim / 2;
+    let mut bytes = Vec::with_capacity(tensor.bytes.len());
+    for row in 0..rows {
+        let (head, i) = (row / head_dim, row % head_dim);
+        let source = head * head_dim + 2 * (i % half) + i / half;
+        bytes.extend_from_slice(&tensor.bytes[source * row_bytes..(source + 1) * row_bytes]);
+    }
+    tensor.bytes.release();
+    HostTensor {
+        bytes: SharedBytes::from(bytes),
+        ..*tensor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dense(values: &[f32], rows: usize) -> HostTensor {
+        HostTensor {
+            format: WeightFormat::F32,
+            rows,
+            cols: values.len() / rows,
+            bytes: SharedBytes::from(values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()),
+        }
+    }
+
+    #[test]
+    fn a_dense_matrix_changes_its_element_type() {
+        let tensor = dense(&[1.0, -2.5, 65504.0, 3.3], 2);
+        let half = to_dtype(tensor.clone(), Dtype::F16);
+        assert_eq!(half.format, WeightFormat::F16);
+        assert_eq!(
+            elements(&half).collect::<Vec<_>>(),
+            [1.0, -2.5, 65504.0, 3.300_781_3]
+        );
+        let brain = to_dtype(tensor.clone(), Dtype::Bf16);
+        assert_eq!(
+            elements(&brain).collect::<Vec<_>>(),
+            [1.0, -2.5, 65536.0, 3.296_875]
+        );
+        assert_eq!(elements(&to_dtype(half, Dtype::F32)).nth(3), Some(3.300_781_3));
+    }
+
+    #[test]
+    fn a_quantized_matrix_keeps_its_format() {
+        let tensor = HostTensor {
+            format: WeightFormat::Q8_0,
+            rows: 1,
+            cols: 32,
+            bytes: SharedBytes::from(vec![0; 34]),
+        };
+        assert_eq!(to_dtype(tensor, Dtype::F32).format, WeightFormat::Q8_0);
+    }
+
+    #[test]
+    fn head_rows_come_back_in_halves() {
+        // Two heads of four rows: the converter writes rows 0 2 1 3 of each head.
+        let stored = dense(&[0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0], 8);
+        let restored = restore_head_rows(&stored, 2);
+        assert_eq!(
+            elements(&restored).collect::<Vec<_>>(),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+        );
+        let bias = dense(&[0.0, 2.0, 1.0, 3.0], 1);
+        assert_eq!(
+            elements(&restore_head_rows(&bias, 1)).collect::<Vec<_>>(),
+            [0.0, 1.0, 2.0, 3.0]
+        );
+    }
+}

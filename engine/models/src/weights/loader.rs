@@ -1,0 +1,87 @@
+//! From named tensors to prepared weights.
+
+use std::cell::Cell;
+
+use ferrum_engine::Dtype;
+use ferrum_kernels::{Backend, BackendError, HostTensor, backend::KvDtype};
+
+use super::{Weights, convert::to_dtype};
+use crate::{LoadError, LoadOptions};
+
+/// Takes tensors by name, converts and uploads them, and counts them for the progress bar.
+pub(crate) struct WeightLoader<'a, B> {
+    pub(crate) backend: &'a B,
+    pub(crate) weights: &'a Weights,
+    dtype: Dtype,
+    progress: Option<&'a dyn Fn(u64, u64)>,
+    done: Cell<u64>,
+}
+
+impl<'a, B: Backend> WeightLoader<'a, B> {
+    pub(crate) fn new(backend: &'a B, weights: &'a Weights, options: &LoadOptions<'a>) -> Self {
+        Self {
+            backend,
+            weights,
+            dtype: options.dtype,
+            progress: options.progress,
+            done: Cell::new(0),
+        }
+    }
+
+    /// Matrices `(rows, cols)` stacked along their rows, as one weight.
+    pub(crate) fn matrix(&self, parts: &[(String, usize)], cols: usize) -> Result<B::Weight, LoadError> {
+        let mut tensors = Vec::with_capacity(parts.len());
+        for (name, rows) in parts {
+            tensors.push(to_dtype(self.weights.matrix(name, *rows, cols)?, self.dtype));
+        }
+        let weight = self
+            .backend
+            .prepare_weight(&tensors)
+            .map_err(|source| self.failed(&parts[0].0, source))?;
+        self.count(&tensors);
+        Ok(weight)
+    }
+
+    /// Vectors, one after the other.
+    pub(crate) fn vector(&self, parts: &[(String, usize)]) -> Result<B::Buffer, LoadError> {
+        let mut tensors = Vec::with_capacity(parts.len());
+        for (name, len) in parts {
+            tensors.push(self.weights.vector(name, *len)?);
+        }
+        let vector = self
+            .backend
+            .prepare_vector(&tensors)
+            .map_err(|source| self.failed(&parts[0].0, source))?;
+        self.count(&tensors);
+        Ok(vector)
+    }
+
+    /// An activation buffer of `len` elements; `what` is for the message when there is no room.
+    pub(crate) fn alloc(&self, what: &str, len: usize) -> Result<B::Buffer, LoadError> {
+        self.backend
+            .alloc(len)
+            .map_err(|source| self.failed(what, source))
+    }
+
+    /// Keys and values are exact beside dense weights; beside quantized ones half precision is not what limits.
+    pub(crate) fn kv_dtype(&self) -> KvDtype {
+        match self.weights.is_quantized() {
+            true => KvDtype::F16,
+            false => KvDtype::F32,
+        }
+    }
+
+    pub(crate) fn failed(&self, what: &str, source: BackendError) -> LoadError {
+        LoadError::Backend {
+            what: format!("{}: {what}", self.weights.path().display()),
+            source,
+        }
+    }
+
+    fn count(&self, tensors: &[HostTensor]) {
+        self.done.set(self.done.get() + tensors.len() as u64);
+        if let Some(progress) = self.progress {
+            progress(self.done.get(), self.weights.len() as u64);
+        }
+    }
+}

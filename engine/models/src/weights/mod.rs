@@ -1,0 +1,197 @@
+//! Tensors by name, as the files hold them.
+
+pub(crate) mod convert;
+pub(crate) mod gguf;
+pub(crate) mod loader;
+pub(crate) mod mapped;
+pub(crate) mod safetensors;
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use ferrum_kernels::{HostTensor, SharedBytes, WeightFormat};
+
+use crate::LoadError;
+
+/// The formats that a matrix may have, for messages.
+pub(crate) const ALLOWED_FORMATS: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
+
+/// How the elements of a tensor are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Storage {
+    /// A format that a backend may take.
+    Known(WeightFormat),
+    /// Another one (integers of a buffer, mostly), by the file's name for it; an error only where it is used.
+    Other(String),
+}
+
+/// One tensor of a file.
+#[derive(Clone, Debug)]
+pub(crate) struct RawTensor {
+    /// How it is stored.
+    pub(crate) storage: Storage,
+    /// Outermost dimension first; empty for a scalar.
+    pub(crate) shape: Vec<usize>,
+    /// Its bytes, as many as storage and shape say (checked where it was read).
+    pub(crate) bytes: SharedBytes,
+}
+
+impl RawTensor {
+    pub(crate) fn num_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// All tensors of a checkpoint under the names of Hugging Face, and which of them a model has taken.
+pub(crate) struct Weights {
+    path: PathBuf,
+    tensors: HashMap<String, Entry>,
+}
+
+struct Entry {
+    tensor: RawTensor,
+    /// Heads whose rows llama.cpp has interleaved, or 0; see [`convert::restore_head_rows`].
+    interleaved_heads: usize,
+    used: Cell<bool>,
+}
+
+impl Weights {
+    pub(crate) fn new(path: &Path, tensors: impl IntoIterator<Item = (String, RawTensor)>) -> Self {
+        let entry = |tensor| Entry {
+            tensor,
+            interleaved_heads: 0,
+            used: Cell::new(false),
+        };
+        Self {
+            path: path.to_owned(),
+            tensors: tensors.into_iter().map(|(name, t)| (name, entry(t))).collect(),
+        }
+    }
+
+    /// Says that the rows of every tensor whose name ends so hold the halves of `heads` heads interleaved.
+    pub(crate) fn mark_interleaved(&mut self, name_end: &str, heads: usize) {
+        for (name, entry) in &mut self.tensors {
+            if name.ends_with(name_end) {
+                entry.interleaved_heads = heads;
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether any tensor is stored in blocks.
+    pub(crate) fn is_quantized(&self) -> bool {
+        let in_blocks = |storage: &Storage| matches!(storage, Storage::Known(f) if f.block_len() > 1);
+        self.tensors
+            .values()
+            .any(|entry| in_blocks(&entry.tensor.storage))
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Takes a matrix `(rows, cols)`.
+    pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<HostTensor, LoadError> {
+        self.take(name, &[rows, cols], (rows, cols))
+    }
+
+    /// Takes a vector of `len` elements.
+    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<HostTensor, LoadError> {
+        self.take(name, &[len], (1, len))
+    }
+
+    /// Takes a vector of `len` elements that the host itself reads.
+    pub(crate) fn dense_vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
+        let vector = self.vector(name, len)?;
+        if vector.format.block_len() > 1 {
+            return Err(self.unsupported(name, vector.format.to_string(), "F32, F16, BF16"));
+        }
+        Ok(convert::elements(&vector).collect())
+    }
+
+    /// Checks that every tensor was taken, those aside whose name contains one of `ignored`.
+    pub(crate) fn finish(&self, ignored: &[&str]) -> Result<(), LoadError> {
+        let mut left: Vec<&String> = self
+            .tensors
+            .iter()
+            .filter(|(name, entry)| !entry.used.get() && !ignored.iter().any(|part| name.contains(part)))
+            .map(|(name, _)| name)
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        left.sort();
+        Err(LoadError::UnusedTensors {
+            path: self.path.clone(),
+            count: left.len(),
+            examples: left.into_iter().take(3).cloned().collect(),
+        })
+    }
+
+    fn take(&self, name: &str, shape: &[usize], matrix: (usize, usize)) -> Result<HostTensor, LoadError> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(LoadError::MissingTensor {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+            });
+        };
+        entry.used.set(true);
+        let tensor = &entry.tensor;
+        if tensor.shape != shape {
+            return Err(LoadError::TensorShape {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+                found: tensor.shape.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        let format = match &tensor.storage {
+            Storage::Known(format) => *format,
+            Storage::Other(format) => return Err(self.unsupported(name, format.clone(), ALLOWED_FORMATS)),
+        };
+        let host = HostTensor {
+            format,
+            rows: matrix.0,
+            cols: matrix.1,
+            bytes: tensor.bytes.clone(),
+        };
+        Ok(match entry.interleaved_heads {
+            0 => host,
+            heads => convert::restore_head_rows(&host, heads),
+        })
+    }
+
+    fn unsupported(&self, name: &str, format: String, allowed: &'static str) -> LoadError {
+        LoadError::UnsupportedFormat {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+            format,
+            allowed,
+        }
+    }
+}
+
+/// The format that holds most elements, and the elements in all.
+pub(crate) fn summarize<'a>(tensors: impl IntoIterator<Item = &'a RawTensor>) -> (Option<WeightFormat>, u64) {
+    let mut by_format: HashMap<WeightFormat, u64> = HashMap::new();
+    for tensor in tensors {
+        if let Storage::Known(format) = tensor.storage {
+            *by_format.entry(format).or_default() += tensor.num_elements() as u64;
+        }
+    }
+    let total = by_format.values().sum();
+    let most = by_format
+        .into_iter()
+        .max_by_key(|&(format, count)| (count, format.block_len()));
+    (most.map(|(format, _)| format), total)
+}
