@@ -1,1 +1,29 @@
-//! placeholder
+//! The FerrumModel resource, its one validation, and every name that components share.
+//!
+//! ```text
+//! manifest file --yaml--> marked tree --+                       +--> problems with file:line:column
+//!                                       +--> validate (shape ---+
+//! cluster object --serde--> value ------+    by the CRD's schema,
+//!                                            then rules)  ------+--> ValidatedModel --> LaunchConfig
+//! ```
+//!
+//! [`ValidatedModel`] is the single input of everything behind it; nobody downstream reads a raw spec.
+
+mod crd;
+pub mod manifest;
+pub mod names;
+mod path;
+mod problem;
+mod rules;
+mod shape;
+mod source;
+mod spec;
+mod validate;
+mod yaml;
+
+pub use crd::{crd, crd_yaml};
+pub use path::{FieldPath, Segment};
+pub use problem::{Problem, Reason};
+pub use source::ModelSource;
+pub use spec::{EngineSpec, FerrumModel, FerrumModelSpec, MemorySize};
+pub use validate::ValidatedModel;
