@@ -103,6 +103,12 @@ pub enum Event {
         /// Tokens read and made.
         usage: Usage,
     },
+    /// The request left the queue and its prompt is being read. Sent once, before anything else, so that a server
+    /// can tell the time in the queue, and the cached tokens also of an answer that it ends early.
+    Started {
+        /// Prompt tokens found in the prefix cache.
+        cached_tokens: usize,
+    },
     /// One more token.
     Token {
         /// Its id.

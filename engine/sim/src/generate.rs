@@ -61,6 +61,7 @@ impl Job {
     }
 
     async fn embed(&self, request: &EmbedRequest, ticket: &mut Ticket) -> Event {
+        self.started(0);
         self.hang_at(0).await;
         self.prefill(request.ids.len()).await;
         ticket.prefilled(0);
@@ -76,6 +77,7 @@ impl Job {
 
     async fn generate(&self, request: &GenerateRequest, ticket: &mut Ticket) -> Event {
         let cached_tokens = self.pool.read_prompt(&request.prompt);
+        self.started(cached_tokens);
         self.hang_at(0).await;
         self.prefill(request.prompt.len() - cached_tokens).await;
         ticket.prefilled(cached_tokens);
@@ -111,6 +113,11 @@ impl Job {
             completion_tokens: made,
         };
         Event::Finished { reason, usage }
+    }
+
+    fn started(&self, cached_tokens: usize) {
+        // A client that has left is noticed at the next wait.
+        let _ = self.events.send(Event::Started { cached_tokens });
     }
 
     async fn prefill(&self, tokens: usize) {

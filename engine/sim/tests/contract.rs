@@ -32,6 +32,10 @@ fn request(prompt: Vec<u32>, max_tokens: usize, seed: u64) -> ValidRequest {
 
 async fn collect(mut stream: EventStream) -> (Vec<u32>, Event) {
     let mut ids = Vec::new();
+    let first = timeout(Duration::from_secs(10), stream.next())
+        .await
+        .expect("in time");
+    assert!(matches!(first, Some(Event::Started { .. })), "{first:?}");
     loop {
         match timeout(Duration::from_secs(10), stream.next())
             .await
@@ -109,6 +113,7 @@ async fn a_dropped_stream_frees_its_sequence_in_every_stage() {
     };
     let engine = start(config, sim).await;
     let mut decoding = engine.submit(request(vec![1; 20], 100, 0)).expect("taken");
+    assert!(matches!(decoding.next().await, Some(Event::Started { .. })));
     assert!(matches!(decoding.next().await, Some(Event::Token { .. })));
     let waiting = engine.submit(request(vec![1; 30], 100, 0)).expect("taken");
     load_becomes(&engine, |load| {
