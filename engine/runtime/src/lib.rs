@@ -1,10 +1,21 @@
 //! From a loaded model to a running engine.
 //!
-//! One thread runs the loop of [`engine`]: receive, schedule, prepare, forward, process. What it decides
-//! is pure and knows neither clock nor device: [`scheduler`] says who computes what in a step,
-//! [`kv_cache`] (over [`block_pool`] and [`prefix_cache`]) which blocks hold the keys and values.
+//! One thread runs the five verbs of the engine loop: receive, schedule, prepare, forward, process. What
+//! it decides is pure and knows neither clock nor device: [`scheduler`] says who computes what in a step,
+//! [`kv_cache`] (over [`block_pool`] and [`prefix_cache`]) which blocks hold the keys and values. What it
+//! decided, [`model_runner`] computes. [`Generator`] and [`TextEmbedder`] are the two tasks.
 
 pub mod block_pool;
+mod embedder;
+mod engine;
+mod generator;
+mod handle;
 pub mod kv_cache;
+mod meter;
+pub mod model_runner;
 pub mod prefix_cache;
+pub mod sampler;
 pub mod scheduler;
+
+pub use embedder::TextEmbedder;
+pub use generator::Generator;

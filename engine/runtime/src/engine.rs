@@ -1,0 +1,233 @@
+//! The loop: receive, schedule, prepare, forward, process, in a thread of its own.
+//!
+//! It is the only place that knows a clock. While there is nothing to do it is blocked on its channel.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ferrum_engine::{EngineError, EngineLoad, Event, KvEvent, LaunchConfig, ModelCard, SharedEngine};
+use ferrum_kernels::BackendError;
+use tokio::sync::mpsc;
+
+use crate::{
+    handle::{Bounds, Handle, Occupancy, Shared, Submission},
+    meter::{Meter, StepCounts},
+};
+
+/// Least time between two reports of the load while the engine is busy.
+const REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One task's part of the loop. It owns its requests: whatever happens in a step, [`Self::fail`] reaches
+/// every client.
+pub(crate) trait Worker: Send + 'static {
+    /// One step, as decided.
+    type Batch;
+
+    /// Queues a request.
+    fn receive(&mut self, submission: Submission);
+
+    /// Forgets the requests whose clients are gone, and frees what they held.
+    fn forget_cancelled(&mut self);
+
+    /// Decides the next step; called only while something waits or runs.
+    fn schedule(&mut self) -> Self::Batch;
+
+    /// Writes the inputs of the step to the device.
+    fn prepare(&mut self, batch: &Self::Batch) -> Result<(), BackendError>;
+
+    /// Computes the step.
+    fn forward(&mut self, batch: &Self::Batch) -> Result<(), BackendError>;
+
+    /// Tells the clients what the step brought.
+    fn process(&mut self, batch: Self::Batch) -> StepCounts;
+
+    /// Requests that wait, requests that run.
+    fn occupancy(&self) -> (usize, usize);
+
+    /// What it can say of the load; rates and totals are the loop's.
+    fn load(&self) -> EngineLoad;
+
+    /// Changes of the prefix cache since the last call.
+    fn take_events(&mut self) -> Vec<KvEvent>;
+
+    /// Ends every request with `error`.
+    fn fail(&mut self, error: &EngineError);
+}
+
+/// Starts the loop of `worker`. It ends when the engine has been dropped and all requests have ended, or
+/// with a failure.
+///
+/// # Errors
+/// If the system gives no thread.
+pub(crate) fn spawn<W: Worker>(
+    worker: W,
+    card: ModelCard,
+    config: &LaunchConfig,
+) -> std::io::Result<SharedEngine> {
+    let shared = Arc::new(Shared::new(Meter::default().complete(worker.load())));
+    let (submissions, receiver) = mpsc::unbounded_channel();
+    let engine = Loop {
+        worker,
+        receiver,
+        shared: Arc::clone(&shared),
+        meter: Meter::default(),
+        reported: None,
+    };
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || engine.run())?;
+    let bounds = Bounds {
+        max_waiting: config.max_waiting,
+        max_num_seqs: config.max_num_seqs,
+    };
+    Ok(Arc::new(Handle {
+        card,
+        bounds,
+        submissions,
+        shared,
+    }))
+}
+
+/// Runs one step of `worker`, without a loop; for warming up.
+pub(crate) fn step<W: Worker>(worker: &mut W) -> Result<StepCounts, BackendError> {
+    let batch = worker.schedule();
+    worker.prepare(&batch)?;
+    worker.forward(&batch)?;
+    Ok(worker.process(batch))
+}
+
+/// What a panic was about.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&'static str>().copied());
+    text.unwrap_or("a panic without a message").to_owned()
+}
+
+struct Loop<W> {
+    worker: W,
+    receiver: mpsc::UnboundedReceiver<Submission>,
+    shared: Arc<Shared>,
+    meter: Meter,
+    reported: Option<Instant>,
+}
+
+impl<W: Worker> Loop<W> {
+    fn run(mut self) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()));
+        let message = match outcome {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic_message(&*panic),
+        };
+        self.fail(message);
+    }
+
+    fn serve(&mut self) -> Result<(), BackendError> {
+        while self.receive() {
+            let start = Instant::now();
+            let batch = self.worker.schedule();
+            self.publish_occupancy(0);
+            self.worker.prepare(&batch)?;
+            self.worker.forward(&batch)?;
+            let counts = self.worker.process(batch);
+            self.meter.add(counts, start.elapsed().as_secs_f64());
+            self.publish_events();
+            self.publish_load(start);
+        }
+        Ok(())
+    }
+
+    /// Takes in what has come and drops what was cancelled; waits while there is nothing to do. False when
+    /// there will never be anything more.
+    fn receive(&mut self) -> bool {
+        loop {
+            let mut received = 0;
+            while let Ok(submission) = self.receiver.try_recv() {
+                self.worker.receive(submission);
+                received += 1;
+            }
+            self.worker.forget_cancelled();
+            let idle = self.worker.occupancy() == (0, 0);
+            if idle {
+                // Before the occupancy, so that who has awaited idleness sees them.
+                self.publish_events();
+                self.shared.load.send_replace(self.meter.complete(self.worker.load()));
+            }
+            self.publish_occupancy(received);
+            if !idle {
+                return true;
+            }
+            let Some(submission) = self.receiver.blocking_recv() else {
+                return false;
+            };
+            self.worker.receive(submission);
+            self.publish_occupancy(1);
+        }
+    }
+
+    fn publish_occupancy(&self, received: usize) {
+        let (waiting, running) = self.worker.occupancy();
+        self.shared.occupancy.send_if_modified(|occupancy| {
+            let queued = occupancy.queued - received;
+            let now = Occupancy {
+                queued,
+                waiting,
+                running,
+                draining: occupancy.draining,
+            };
+            let changed = now != *occupancy;
+            *occupancy = now;
+            changed
+        });
+    }
+
+    fn publish_load(&mut self, now: Instant) {
+        if self
+            .reported
+            .is_none_or(|last| now.duration_since(last) >= REPORT_INTERVAL)
+        {
+            self.reported = Some(now);
+            self.shared
+                .load
+                .send_replace(self.meter.complete(self.worker.load()));
+        }
+    }
+
+    fn publish_events(&mut self) {
+        for event in self.worker.take_events() {
+            // Without a receiver nobody wants to know.
+            let _ = self.shared.kv_events.send(event);
+        }
+    }
+
+    /// Ends every request, also those that arrive while it does so, and says why from now on.
+    fn fail(mut self, message: String) {
+        tracing::error!(%message, "the engine failed");
+        self.shared.failure.send_replace(Some(message.clone()));
+        let error = EngineError::Fatal(message);
+        self.worker.fail(&error);
+        self.receiver.close();
+        while let Some(Submission { request: _, events }) = self.receiver.blocking_recv() {
+            let _ = events.send(Event::Failed(error.clone()));
+        }
+        self.shared.occupancy.send_modify(|occupancy| {
+            *occupancy = Occupancy {
+                draining: occupancy.draining,
+                ..Occupancy::default()
+            };
+        });
+        self.shared.load.send_modify(|load| {
+            (
+                load.waiting_requests,
+                load.running_requests,
+                load.queued_prefill_tokens,
+            ) = (0, 0, 0);
+        });
+    }
+}
