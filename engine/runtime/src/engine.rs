@@ -157,7 +157,9 @@ impl<W: Worker> Loop<W> {
             if idle {
                 // Before the occupancy, so that who has awaited idleness sees them.
                 self.publish_events();
-                self.shared.load.send_replace(self.meter.complete(self.worker.load()));
+                self.shared
+                    .load
+                    .send_replace(self.meter.complete(self.worker.load()));
             }
             self.publish_occupancy(received);
             if !idle {

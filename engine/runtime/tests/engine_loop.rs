@@ -254,16 +254,22 @@ fn what_was_submitted_ends_even_if_the_engine_is_dropped() {
     assert_eq!(collect(stream).tokens, alone(&[1], 20));
 }
 
-fn assert_fails(before_step: BeforeStep, message: &str) {
+/// One request runs and one waits when the second step fails.
+fn assert_fails(fail: fn() -> Result<(), BackendError>, message: &str) {
+    let (both_submitted, wait_for_both) = mpsc::channel();
+    let before_step: BeforeStep = Box::new(move |step| match step {
+        0 => wait_for_both
+            .recv_timeout(PATIENCE)
+            .map_err(|_| BackendError::Shape("no permit".to_owned())),
+        _ => fail(),
+    });
     let config = LaunchConfig {
         max_num_seqs: 1,
         ..config()
     };
     let mock = Mock::start(&config, 32, before_step);
-    let streams = [
-        start(&*mock.engine, generate([1], 9)),
-        start(&*mock.engine, generate([2], 9)),
-    ];
+    let streams = [1, 2].map(|id| start(&*mock.engine, generate([id], 9)));
+    both_submitted.send(()).expect("the engine lives");
     for stream in streams {
         let Outcome { failed, finished, .. } = collect(stream);
         assert_eq!(failed, Some(EngineError::Fatal(message.to_owned())));
@@ -275,20 +281,17 @@ fn assert_fails(before_step: BeforeStep, message: &str) {
     wait(mock.engine.idle());
 }
 
-/// Fails in the fourth step, so that both requests have been submitted.
-fn in_the_fourth_step(fail: fn() -> Result<(), BackendError>) -> BeforeStep {
-    Box::new(move |step| if step == 3 { fail() } else { Ok(()) })
-}
-
 #[test]
 fn an_error_in_a_step_ends_all_requests_and_the_engine() {
-    let fail = || Err(BackendError::Shape("test".to_owned()));
-    assert_fails(in_the_fourth_step(fail), "shape mismatch: test");
+    assert_fails(
+        || Err(BackendError::Shape("test".to_owned())),
+        "shape mismatch: test",
+    );
 }
 
 #[test]
 fn a_panic_in_a_step_ends_all_requests_and_the_engine() {
-    assert_fails(in_the_fourth_step(|| panic!("on purpose")), "on purpose");
+    assert_fails(|| panic!("on purpose"), "on purpose");
 }
 
 #[test]
