@@ -144,13 +144,13 @@ fn a_cancelled_request_is_gone_in_the_next_step() {
     let mut first = start(&*mock.engine, generate([1], 30));
     permit.send(()).expect("the engine lives");
     await_first_token(&mut first);
-    let second = start(&*mock.engine, generate([2], 3));
+    // The second step, of the first request alone, waits for its permit.
     await_steps(&mock, 2);
+    let second = start(&*mock.engine, generate([2], 3));
     drop(first);
     drop(permit);
     assert_eq!(collect(second).tokens, alone(&[2], 3));
     wait(mock.engine.idle());
-    // The second arrives while a step of the first alone waits for its permit.
     assert_eq!(mock.steps(), [(1, 1), (1, 1), (1, 1), (1, 1), (1, 1)]);
     await_free(&mock);
 }
