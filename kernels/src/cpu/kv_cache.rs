@@ -16,7 +16,11 @@ pub enum KvSide {
     Value,
 }
 
-/// The elements, `(num_layers, num_blocks, 2, num_kv_heads, block_size, head_dim)`.
+/// The elements, `(num_layers, num_blocks, 2, num_kv_heads, ..)`: of the keys of a block and head
+/// `(head_dim, block_size)`, of the values `(block_size, head_dim)`.
+///
+/// Keys lie transposed so that one vector holds the same element of sixteen keys: scores of sixteen keys then
+/// need no sum across lanes.
 #[derive(Debug)]
 pub enum KvStorage {
     /// As computed.
@@ -29,7 +33,7 @@ pub enum KvStorage {
 #[derive(Debug)]
 pub struct CpuKvCache {
     layout: KvLayout,
-    /// The elements; [`Self::block_range`] and [`Self::slot_range`] say where.
+    /// The elements; [`Self::block_range`] and [`Self::slot`] say where.
     pub storage: KvStorage,
 }
 
@@ -60,7 +64,7 @@ impl CpuKvCache {
         &self.layout
     }
 
-    /// Elements of one head in one block, `(block_size, head_dim)`.
+    /// Elements of one head in one block: keys `(head_dim, block_size)`, values `(block_size, head_dim)`.
     pub fn block_range(&self, layer: usize, side: KvSide, block: usize, head: usize) -> Range<usize> {
         let KvLayout {
             num_blocks,
@@ -77,14 +81,17 @@ impl CpuKvCache {
         start..start + block_size * head_dim
     }
 
-    /// Elements of one head of the token in `slot = block * block_size + offset`: `(head_dim)`.
-    pub fn slot_range(&self, layer: usize, side: KvSide, slot: usize, head: usize) -> Range<usize> {
+    /// Where the first of the `head_dim` elements of the token in `slot = block * block_size + offset` is,
+    /// and how far each is from the next.
+    pub fn slot(&self, layer: usize, side: KvSide, slot: usize, head: usize) -> (usize, usize) {
         let KvLayout {
             block_size, head_dim, ..
         } = self.layout;
         let block = self.block_range(layer, side, slot / block_size, head);
-        let start = block.start + slot % block_size * head_dim;
-        start..start + head_dim
+        match side {
+            KvSide::Key => (block.start + slot % block_size, block_size),
+            KvSide::Value => (block.start + slot % block_size * head_dim, 1),
+        }
     }
 }
 
@@ -114,11 +121,8 @@ mod tests {
             for side in [KvSide::Key, KvSide::Value] {
                 for slot in 0..10 {
                     for head in 0..3 {
-                        assert!(
-                            cache
-                                .slot_range(layer, side, slot, head)
-                                .all(|at| seen.insert(at))
-                        );
+                        let (start, stride) = cache.slot(layer, side, slot, head);
+                        assert!((0..4).all(|i| seen.insert(start + i * stride)));
                     }
                 }
             }

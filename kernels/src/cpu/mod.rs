@@ -8,8 +8,10 @@ mod attention;
 mod buffer;
 pub mod dequant;
 mod kv_cache;
+mod lanes;
 mod linear;
 mod norm;
+mod philox;
 mod pool;
 mod pooling;
 mod sampling;
@@ -238,4 +240,25 @@ fn copy_front<T: Copy>(src: &[T], dst: &mut [T], len: usize) -> Result<(), Backe
     check_len("the destination", dst.len(), len)?;
     dst[..len].copy_from_slice(&src[..len]);
     Ok(())
+}
+
+/// A [`BackendError::Shape`].
+pub(crate) fn shape_error(message: String) -> BackendError {
+    BackendError::Shape(message)
+}
+
+/// The `num_seqs + 1` row offsets of sequences laid end to end, if they start at 0 and never decrease.
+pub(crate) fn check_cu_seqlens<'a>(
+    what: &str,
+    cu_seqlens: &'a [u32],
+    num_seqs: usize,
+) -> Result<&'a [u32], BackendError> {
+    check_len(what, cu_seqlens.len(), num_seqs + 1)?;
+    let offsets = &cu_seqlens[..=num_seqs];
+    if offsets[0] != 0 || !offsets.is_sorted() {
+        return Err(shape_error(format!(
+            "{what} must start at 0 and never decrease, not {offsets:?}"
+        )));
+    }
+    Ok(offsets)
 }

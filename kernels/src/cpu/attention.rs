@@ -1,1 +1,0 @@
-//! The attention operations on the CPU.

@@ -1,0 +1,57 @@
+//! Elements of the KV cache.
+
+use half::f16;
+
+use crate::cpu::{
+    buffer::Zeroable,
+    lanes::{LANES, Lanes},
+};
+
+/// An element type that keys and values are stored in.
+pub(super) trait Element: Zeroable {
+    fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V;
+    fn store<S: Lanes>(s: S, v: S::V, to: &mut [Self; LANES]);
+    fn from_f32(x: f32) -> Self;
+    fn to_f32(self) -> f32;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load(from)
+    }
+
+    #[inline(always)]
+    fn store<S: Lanes>(s: S, v: S::V, to: &mut [Self; LANES]) {
+        s.store(v, to);
+    }
+
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+/// Bits of half precision.
+impl Element for u16 {
+    #[inline(always)]
+    fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V {
+        s.load_f16(from)
+    }
+
+    #[inline(always)]
+    fn store<S: Lanes>(s: S, v: S::V, to: &mut [Self; LANES]) {
+        s.store_f16(v, to);
+    }
+
+    fn from_f32(x: f32) -> Self {
+        f16::from_f32(x).to_bits()
+    }
+
+    fn to_f32(self) -> f32 {
+        f16::from_bits(self).to_f32()
+    }
+}

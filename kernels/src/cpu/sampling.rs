@@ -1,1 +1,0 @@
-//! The sampling operations on the CPU.
