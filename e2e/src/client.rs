@@ -46,9 +46,16 @@ pub async fn chat(http: &reqwest::Client, url: &str, request: &ChatRequest<'_>) 
     };
     let status = response.status().as_u16();
     if status != 200 {
-        return Outcome::Refused { status, body: response.text().await.unwrap_or_default() };
+        return Outcome::Refused {
+            status,
+            body: response.text().await.unwrap_or_default(),
+        };
     }
-    if request.stream { read_stream(response).await } else { read_whole(response).await }
+    if request.stream {
+        read_stream(response).await
+    } else {
+        read_whole(response).await
+    }
 }
 
 /// A chat request.
@@ -67,7 +74,10 @@ pub struct ChatRequest<'a> {
 async fn read_whole(response: reqwest::Response) -> Outcome {
     match response.json::<Value>().await {
         Ok(answer) => {
-            let text = answer["choices"][0]["message"]["content"].as_str().unwrap_or_default().to_owned();
+            let text = answer["choices"][0]["message"]["content"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             Outcome::Complete { text }
         }
         Err(error) => Outcome::Unreachable(format!("body: {error:?}")),
@@ -83,15 +93,23 @@ async fn read_stream(response: reqwest::Response) -> Outcome {
         while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
             let event: Vec<u8> = buffer.drain(..end + 2).collect();
             let event = String::from_utf8_lossy(&event);
-            let Some(data) = event.trim_end().strip_prefix("data: ") else { continue };
+            let Some(data) = event.trim_end().strip_prefix("data: ") else {
+                continue;
+            };
             if data == "[DONE]" {
                 return Outcome::Complete { text };
             }
-            let Ok(value) = serde_json::from_str::<Value>(data) else { continue };
+            let Ok(value) = serde_json::from_str::<Value>(data) else {
+                continue;
+            };
             if let Some(message) = value["error"]["message"].as_str() {
                 return Outcome::BrokenWithError(message.to_owned());
             }
-            text.push_str(value["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+            text.push_str(
+                value["choices"][0]["delta"]["content"]
+                    .as_str()
+                    .unwrap_or_default(),
+            );
         }
     }
     Outcome::BrokenSilently

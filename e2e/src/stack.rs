@@ -41,7 +41,11 @@ impl Stack {
             .stderr(log.try_clone()?)
             .stdout(log)
             .spawn()?;
-        let mut stack = Self { process, folder, url: String::new() };
+        let mut stack = Self {
+            process,
+            folder,
+            url: String::new(),
+        };
         stack.url = stack.await_address().await?;
         Ok(stack)
     }
@@ -54,14 +58,24 @@ impl Stack {
         let mut pids = Vec::new();
         for entry in fs::read_dir("/proc")? {
             let entry = entry?;
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            // A process may end between the listing and the reading.
-            let (Ok(status), Ok(command)) =
-                (fs::read_to_string(entry.path().join("status")), fs::read(entry.path().join("cmdline")))
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok())
             else {
                 continue;
             };
-            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);
+            // A process may end between the listing and the reading.
+            let (Ok(status), Ok(command)) = (
+                fs::read_to_string(entry.path().join("status")),
+                fs::read(entry.path().join("cmdline")),
+            ) else {
+                continue;
+            };
+            let parent = status
+                .lines()
+                .find_map(|line| line.strip_prefix("PPid:"))
+                .map(str::trim);
             let serves = command.split(|byte| *byte == 0).nth(1) == Some(b"serve");
             if serves && parent == Some(self.process.id().to_string().as_str()) {
                 pids.push(pid);

@@ -4,7 +4,7 @@
 mod support;
 
 use ferrum_kernels::{
-    HostTensor, WeightFormat,
+    Backend, HostTensor, WeightFormat,
     cpu::{CpuBackend, Isa, detect},
     ops::LinearOps,
 };

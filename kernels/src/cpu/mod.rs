@@ -23,7 +23,7 @@ use std::sync::{
 };
 
 use crate::{
-    backend::{BackendError, BackendTypes, KvLayout},
+    backend::{Backend, BackendError, BackendTypes, KvLayout},
     tensor::{HostTensor, WeightFormat},
 };
 
@@ -108,52 +108,42 @@ impl BackendTypes for CpuBackend {
     type KvCache = CpuKvCache;
 }
 
-// The methods of `Backend`.
-impl CpuBackend {
-    /// See [`crate::Backend::device_name`].
-    pub fn device_name(&self) -> &'static str {
+impl Backend for CpuBackend {
+    fn device_name(&self) -> &'static str {
         DEVICE
     }
 
-    /// See [`crate::Backend::alloc`].
-    pub fn alloc(&self, len: usize) -> Result<CpuBuffer, BackendError> {
+    fn alloc(&self, len: usize) -> Result<CpuBuffer, BackendError> {
         self.alloc_zeroed(len, "activations")
     }
 
-    /// See [`crate::Backend::alloc_indices`].
-    pub fn alloc_indices(&self, len: usize) -> Result<CpuIndices, BackendError> {
+    fn alloc_indices(&self, len: usize) -> Result<CpuIndices, BackendError> {
         self.alloc_zeroed(len, "indices")
     }
 
-    /// See [`crate::Backend::write`].
-    pub fn write(&self, src: &[f32], dst: &mut CpuBuffer) -> Result<(), BackendError> {
+    fn write(&self, src: &[f32], dst: &mut CpuBuffer) -> Result<(), BackendError> {
         copy_front(src, dst, src.len())
     }
 
-    /// See [`crate::Backend::write_indices`].
-    pub fn write_indices(&self, src: &[u32], dst: &mut CpuIndices) -> Result<(), BackendError> {
+    fn write_indices(&self, src: &[u32], dst: &mut CpuIndices) -> Result<(), BackendError> {
         copy_front(src, dst, src.len())
     }
 
-    /// See [`crate::Backend::read_into`].
-    pub fn read_into(&self, src: &CpuBuffer, dst: &mut [f32]) -> Result<(), BackendError> {
+    fn read_into(&self, src: &CpuBuffer, dst: &mut [f32]) -> Result<(), BackendError> {
         copy_front(src, dst, dst.len())
     }
 
-    /// See [`crate::Backend::read_indices_into`].
-    pub fn read_indices_into(&self, src: &CpuIndices, dst: &mut [u32]) -> Result<(), BackendError> {
+    fn read_indices_into(&self, src: &CpuIndices, dst: &mut [u32]) -> Result<(), BackendError> {
         copy_front(src, dst, dst.len())
     }
 
-    /// See [`crate::Backend::prepare_weight`].
-    pub fn prepare_weight(&self, parts: &[HostTensor]) -> Result<CpuWeight, BackendError> {
+    fn prepare_weight(&self, parts: &[HostTensor]) -> Result<CpuWeight, BackendError> {
         let weight = CpuWeight::prepare(self, parts)?;
         self.allocated.fetch_add(weight.packed_bytes(), Ordering::Relaxed);
         Ok(weight)
     }
 
-    /// See [`crate::Backend::prepare_vector`].
-    pub fn prepare_vector(&self, parts: &[HostTensor]) -> Result<CpuBuffer, BackendError> {
+    fn prepare_vector(&self, parts: &[HostTensor]) -> Result<CpuBuffer, BackendError> {
         for part in parts {
             check_host_tensor(part)?;
         }
@@ -168,11 +158,11 @@ impl CpuBackend {
         Ok(vector)
     }
 
-    /// See [`crate::Backend::prepare_rope`]. Row `p` holds `head_dim / 2` cosines, then as many sines.
+    /// Row `p` holds `head_dim / 2` cosines, then as many sines.
     ///
     /// The angle is the f32 product of position and frequency, as the checkpoints' own training code has
     /// it; its rounding is part of what a model at a far position was trained with.
-    pub fn prepare_rope(&self, inv_freq: &[f32], max_positions: usize) -> Result<CpuBuffer, BackendError> {
+    fn prepare_rope(&self, inv_freq: &[f32], max_positions: usize) -> Result<CpuBuffer, BackendError> {
         let half = inv_freq.len();
         let mut table = self.alloc_zeroed(max_positions * 2 * half, "the rotary table")?;
         for (position, row) in table.chunks_exact_mut((2 * half).max(1)).enumerate() {
@@ -185,16 +175,15 @@ impl CpuBackend {
         Ok(table)
     }
 
-    /// See [`crate::Backend::alloc_kv_cache`]. Blocks that were never written cost no memory.
-    pub fn alloc_kv_cache(&self, layout: &KvLayout) -> Result<CpuKvCache, BackendError> {
+    /// Blocks that were never written cost no memory.
+    fn alloc_kv_cache(&self, layout: &KvLayout) -> Result<CpuKvCache, BackendError> {
         let cache = CpuKvCache::alloc(layout)?;
         let bytes = layout.block_bytes() * layout.num_blocks;
         self.allocated.fetch_add(bytes, Ordering::Relaxed);
         Ok(cache)
     }
 
-    /// See [`crate::Backend::allocated_bytes`].
-    pub fn allocated_bytes(&self) -> usize {
+    fn allocated_bytes(&self) -> usize {
         self.allocated.load(Ordering::Relaxed)
     }
 }

@@ -7,6 +7,7 @@ use crate::{
         attention::element::Element,
         check_len,
         kv_cache::{CpuKvCache, KvStorage},
+        lanes::{Kernel, LANES, Lanes},
         pool::SyncPtr,
         shape_error,
     },
@@ -38,22 +39,15 @@ pub(super) fn write_kv(
         KvStorage::F32(elements) => Elements::F32(SyncPtr(elements.as_mut_ptr())),
         KvStorage::F16(elements) => Elements::F16(SyncPtr(elements.as_mut_ptr())),
     };
+    let cache = &*cache;
     // Heads are shared out, not rows: two rows may name the same slot, two heads never meet.
     let write = |head: usize| {
-        for (row, &slot) in slots.iter().enumerate() {
-            let key = row * heads.qkv_width() + heads.q_width() + head * heads.head_dim;
-            for (side, from) in [(KvSide::Key, key), (KvSide::Value, key + heads.kv_width())] {
-                let (start, stride) = cache.slot(layer, side, slot as usize, head);
-                let from = &qkv[from..][..heads.head_dim];
-                // SAFETY: the slot is within the cache, which is borrowed mutably, and this call alone
-                // writes this head.
-                unsafe {
-                    match &elements {
-                        Elements::F32(to) => store(from, to.get().add(start), stride),
-                        Elements::F16(to) => store(from, to.get().add(start), stride),
-                    }
-                }
-            }
+        let at = (layer, head);
+        // SAFETY: the cache is borrowed mutably, and this call alone writes this head.
+        let rows = unsafe { HeadRows::new(qkv, heads, (cache, at), slots) };
+        match &elements {
+            Elements::F32(to) => backend.vectorize(WriteHead { rows, to: to.get() }),
+            Elements::F16(to) => backend.vectorize(WriteHead { rows, to: to.get() }),
         }
     };
     if slots.len() < SHARE_FROM_ROWS {
@@ -69,12 +63,69 @@ enum Elements {
     F16(SyncPtr<u16>),
 }
 
-/// # Safety
-/// `to` must be valid for writes at every multiple of `stride` below `from.len()`.
-unsafe fn store<E: Element>(from: &[f32], to: *mut E, stride: usize) {
-    for (i, &x) in from.iter().enumerate() {
-        // SAFETY: the caller's.
-        unsafe { *to.add(i * stride) = E::from_f32(x) };
+/// One head of the rows that go into the cache.
+struct HeadRows<'a> {
+    qkv: &'a [f32],
+    heads: HeadLayout,
+    cache: &'a CpuKvCache,
+    /// Layer and head.
+    at: (usize, usize),
+    slots: &'a [u32],
+}
+
+impl<'a> HeadRows<'a> {
+    /// # Safety
+    /// Every slot must be within the cache, and nothing else may read or write the head's elements there
+    /// while the rows are written.
+    unsafe fn new(
+        qkv: &'a [f32],
+        heads: HeadLayout,
+        (cache, at): (&'a CpuKvCache, (usize, usize)),
+        slots: &'a [u32],
+    ) -> Self {
+        Self {
+            qkv,
+            heads,
+            cache,
+            at,
+            slots,
+        }
+    }
+}
+
+struct WriteHead<'a, E> {
+    rows: HeadRows<'a>,
+    /// The elements of `rows.cache`.
+    to: *mut E,
+}
+
+impl<E: Element> Kernel for WriteHead<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let HeadRows {
+            qkv,
+            heads,
+            cache,
+            at: (layer, head),
+            slots,
+        } = self.rows;
+        for (row, &slot) in slots.iter().enumerate() {
+            let key = row * heads.qkv_width() + heads.q_width() + head * heads.head_dim;
+            for (side, from) in [(KvSide::Key, key), (KvSide::Value, key + heads.kv_width())] {
+                let (start, stride) = cache.slot(layer, side, slot as usize, head);
+                let from = &qkv[from..][..heads.head_dim];
+                for (chunk, x) in from.chunks(LANES).enumerate() {
+                    let mut narrowed = [E::ZERO; LANES];
+                    E::store(s, s.load_partial(x, 0.0), &mut narrowed);
+                    for (i, &element) in narrowed[..x.len()].iter().enumerate() {
+                        // SAFETY: `HeadRows::new` demands a slot within the cache and exclusive access.
+                        unsafe { *self.to.add(start + (chunk * LANES + i) * stride) = element };
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -9,13 +9,16 @@ use crate::cpu::{
 
 /// An element type that keys and values are stored in.
 pub(super) trait Element: Zeroable {
+    const ZERO: Self;
+
     fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V;
     fn store<S: Lanes>(s: S, v: S::V, to: &mut [Self; LANES]);
-    fn from_f32(x: f32) -> Self;
     fn to_f32(self) -> f32;
 }
 
 impl Element for f32 {
+    const ZERO: Self = 0.0;
+
     #[inline(always)]
     fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V {
         s.load(from)
@@ -26,10 +29,6 @@ impl Element for f32 {
         s.store(v, to);
     }
 
-    fn from_f32(x: f32) -> Self {
-        x
-    }
-
     fn to_f32(self) -> f32 {
         self
     }
@@ -37,6 +36,8 @@ impl Element for f32 {
 
 /// Bits of half precision.
 impl Element for u16 {
+    const ZERO: Self = 0;
+
     #[inline(always)]
     fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V {
         s.load_f16(from)
@@ -45,10 +46,6 @@ impl Element for u16 {
     #[inline(always)]
     fn store<S: Lanes>(s: S, v: S::V, to: &mut [Self; LANES]) {
         s.store_f16(v, to);
-    }
-
-    fn from_f32(x: f32) -> Self {
-        f16::from_f32(x).to_bits()
     }
 
     fn to_f32(self) -> f32 {
