@@ -171,8 +171,8 @@ fn gelu<S: Lanes>(s: S, kind: Gelu, x: S::V) -> S::V {
         Gelu::Quick => lanes::sigmoid(s, s.mul(x, s.splat(1.702))),
         Gelu::Tanh => {
             // (1 + tanh(u)) / 2 = sigmoid(2u), u = sqrt(2 / pi) (x + 0.044715 x^3)
-            let slope = s.splat(1.595_769_1);
-            let cubic = s.splat(1.595_769_1 * 0.044_715);
+            let slope = s.splat(1.595_769);
+            let cubic = s.splat(1.595_769 * 0.044_715);
             let twice = s.mul(x, s.mul_add(s.mul(x, x), cubic, slope));
             lanes::sigmoid(s, twice)
         }

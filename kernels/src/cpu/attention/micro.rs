@@ -2,6 +2,7 @@
 //!
 //! Which block a row is part of does not change its result: every score is one chain of multiply-adds over
 //! the head's elements in order, every output element one chain over the keys in order.
+#![allow(clippy::needless_range_loop)] // the counts are constants, and index several arrays
 
 use crate::cpu::{
     attention::element::Element,

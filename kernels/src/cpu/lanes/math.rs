@@ -37,7 +37,7 @@ pub(crate) fn exp2<S: Lanes>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
     // ln(2) in two parts, the first short enough that its product with `n` is exact.
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     let lowest = s.splat(-87.33);
     let clamped = s.min(s.splat(89.0), s.max(lowest, x));
