@@ -106,7 +106,8 @@ pub enum Event {
     /// The request left the queue and its prompt is being read. Sent once, before anything else, so that a server
     /// can tell the time in the queue, and the cached tokens also of an answer that it ends early.
     Started {
-        /// Prompt tokens found in the prefix cache.
+        /// Prompt tokens found in the prefix cache so far; the final usage also counts those that another request
+        /// computed while this one was being read.
         cached_tokens: usize,
     },
     /// One more token.

@@ -122,6 +122,9 @@ impl<B: Backend> Worker for TextEmbedder<B> {
         let texts = picked.iter().rev().map(|&index| self.waiting.remove(index));
         self.running = texts.collect();
         self.running.reverse();
+        for text in &self.running {
+            let _ = text.events.send(Event::Started { cached_tokens: 0 });
+        }
     }
 
     fn prepare(&mut self, (): &()) -> Result<(), BackendError> {

@@ -97,6 +97,7 @@ impl<B: Backend> Worker for Generator<B> {
                 prompt_tokens: request.prompt.len(),
                 ..Usage::default()
             };
+            let _ = events.send(Event::Started { cached_tokens: 0 });
             let _ = events.send(Event::Finished {
                 reason: FinishReason::Length,
                 usage,
@@ -125,7 +126,15 @@ impl<B: Backend> Worker for Generator<B> {
     }
 
     fn schedule(&mut self) -> ScheduledBatch {
-        self.scheduler.schedule()
+        let batch = self.scheduler.schedule();
+        let running = self.scheduler.running();
+        for sequence in &running[running.len() - batch.num_admitted..] {
+            let cached_tokens = sequence.usage().cached_tokens;
+            if let Some(events) = self.clients.get(&sequence.id()) {
+                let _ = events.send(Event::Started { cached_tokens });
+            }
+        }
+        batch
     }
 
     fn prepare(&mut self, batch: &ScheduledBatch) -> Result<(), BackendError> {

@@ -44,6 +44,7 @@ fn await_steps(mock: &Mock, count: usize) {
 }
 
 fn await_first_token(stream: &mut ferrum_engine::EventStream) {
+    assert!(matches!(wait(stream.next()), Some(Event::Started { .. })));
     assert!(matches!(wait(stream.next()), Some(Event::Token { .. })));
 }
 
@@ -106,6 +107,7 @@ fn company_chunks_and_a_warm_cache_change_no_token() {
             for stream in streams {
                 let outcome = collect(stream);
                 assert_eq!(outcome.tokens, expected);
+                assert_eq!(outcome.started, Some(80));
                 assert_eq!(
                     outcome.finished.expect("finished").1.cached_tokens,
                     80,

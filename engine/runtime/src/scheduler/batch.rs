@@ -13,6 +13,8 @@ pub struct ScheduledBatch {
     pub num_prefill_tokens: usize,
     /// Prompt tokens that need no computing, as they were found in the cache just now.
     pub num_cached_tokens: usize,
+    /// Sequences that this step has admitted: the last so many of the running ones.
+    pub num_admitted: usize,
 }
 
 impl ScheduledBatch {

@@ -242,6 +242,7 @@ impl Scheduler {
         sequence.cached = sequence.computed;
         sequence.table = table;
         batch.num_cached_tokens += sequence.computed;
+        batch.num_admitted += 1;
         self.running.push(sequence);
         true
     }

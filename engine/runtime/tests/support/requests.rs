@@ -32,6 +32,7 @@ pub fn embed(ids: impl Into<Vec<u32>>) -> ValidRequest {
 /// All that a stream brought.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcome {
+    pub started: Option<usize>,
     pub tokens: Vec<u32>,
     pub logprobs: Vec<TokenLogprob>,
     pub finished: Option<(FinishReason, Usage)>,
@@ -68,6 +69,13 @@ pub fn collect(mut stream: EventStream) -> Outcome {
                 Event::Embedding { vector, usage: _ } => outcome.vector = Some(vector),
                 Event::Failed(error) => outcome.failed = Some(error),
                 Event::Finished { reason, usage } => outcome.finished = Some((reason, usage)),
+                Event::Started { cached_tokens } => {
+                    assert!(
+                        outcome.started.is_none() && outcome.tokens.is_empty(),
+                        "once, and first"
+                    );
+                    outcome.started = Some(cached_tokens);
+                }
                 Event::Token { id, logprob } => {
                     outcome.tokens.push(id);
                     outcome.logprobs.extend(logprob);
