@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+use crate::hub::HubError;
+
 /// The command failed.
 pub(crate) const FAILURE: u8 = 1;
 /// The command line contradicts itself (clap exits with the same code).
@@ -28,7 +30,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if is_usage { USAGE } else { FAILURE })
 }
 
-/// `error` and its causes, a line each. A cause that only repeats the line above it is left out.
+/// `error` and its causes, a line each, then what to do about it. A cause that only repeats the line above it is left
+/// out.
 pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();
@@ -38,6 +41,10 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             let _ = write!(text, "\n  caused by: {line}");
         }
         last = line;
+    }
+    let hub = error.chain().find_map(|cause| cause.downcast_ref::<HubError>());
+    if let Some(help) = hub.and_then(HubError::help) {
+        let _ = write!(text, "\n  help: {help}");
     }
     text
 }

@@ -4,7 +4,10 @@
 
 mod commands;
 mod exit;
+mod hub;
 mod logging;
+mod progress;
+mod text;
 
 use std::process::ExitCode;
 

@@ -3,6 +3,9 @@
 //! A new command is one file here and a line in each of the three lists below.
 
 mod completions;
+mod list;
+mod pull;
+mod rm;
 
 use std::process::ExitCode;
 
@@ -10,6 +13,9 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Pull(pull::PullArgs),
+    List(list::ListArgs),
+    Rm(rm::RmArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -17,6 +23,9 @@ impl Command {
     /// Runs the command to its end.
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Pull(args) => pull::run(args).await,
+            Self::List(args) => list::run(args).await,
+            Self::Rm(args) => rm::run(args).await,
             Self::Completions(args) => completions::run(args).await,
         }
     }
@@ -24,7 +33,7 @@ impl Command {
     /// Whether it is a process that others watch: it logs what it does.
     pub(crate) fn is_server(&self) -> bool {
         match self {
-            Self::Completions(_) => false,
+            Self::Pull(_) | Self::List(_) | Self::Rm(_) | Self::Completions(_) => false,
         }
     }
 }

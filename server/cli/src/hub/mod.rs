@@ -1,0 +1,159 @@
+//! From the name of a model to its files on this disk.
+//!
+//! `reference` reads the name, `names` knows the short ones, `select` says which files are needed, `store` is the cache
+//! that all tools of the hub share, `client` and `download` bring what is missing, `import` takes it from a folder.
+
+mod client;
+mod config;
+mod download;
+mod error;
+mod import;
+mod list;
+pub(crate) mod names;
+mod reference;
+mod select;
+mod store;
+
+use std::path::{Path, PathBuf};
+
+use self::{client::HubClient, download::Download, store::RepoStore};
+pub(crate) use self::{
+    config::HubConfig,
+    download::{FetchEvent, FetchObserver},
+    error::HubError,
+    list::{CachedModel, cached_models, remove},
+    reference::{HubRef, ModelRef},
+};
+
+/// A model on this disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resolved {
+    /// The folder or the .gguf file that an engine opens.
+    pub(crate) path: PathBuf,
+    /// Where it came from (`hf://…`, `file://…`).
+    pub(crate) source: String,
+    /// What a person calls it.
+    pub(crate) title: String,
+}
+
+/// Finds `model` on this disk, or brings it from the hub. What is cached and complete costs no request.
+///
+/// # Errors
+/// See [`HubError`].
+#[expect(dead_code, reason = "the commands that open models come next")]
+pub(crate) async fn resolve(
+    model: &ModelRef,
+    config: &HubConfig,
+    observer: &dyn FetchObserver,
+) -> Result<Resolved, HubError> {
+    let hub = match model {
+        ModelRef::Local(path) => return resolve_local(path),
+        ModelRef::Hub(hub) => hub,
+    };
+    let path = match RepoStore::new(&config.cache, &hub.repo).cached(hub) {
+        Some(path) => path,
+        None => pull(hub, config, observer).await?,
+    };
+    Ok(Resolved {
+        path,
+        source: model.to_string(),
+        title: hub.title(),
+    })
+}
+
+/// Brings the newest commit of the model's revision from the hub; files that are here are kept. A hub that cannot be
+/// reached is no error while a complete copy is cached.
+///
+/// # Errors
+/// See [`HubError`].
+pub(crate) async fn pull(
+    model: &HubRef,
+    config: &HubConfig,
+    observer: &dyn FetchObserver,
+) -> Result<PathBuf, HubError> {
+    let store = RepoStore::new(&config.cache, &model.repo);
+    let cached = store.cached(model);
+    let error = match fetch(model, config, &store, observer).await {
+        Ok(path) => return Ok(path),
+        Err(error) => error,
+    };
+    match cached {
+        Some(path) if error.is_unreachable() => {
+            observer.on_event(FetchEvent::Note(&format!("{error}; the cached copy is used")));
+            Ok(path)
+        }
+        _ => Err(error),
+    }
+}
+
+/// Copies a model from disk into the cache, under the name of `model`.
+///
+/// # Errors
+/// See [`HubError`].
+pub(crate) fn import(model: &HubRef, config: &HubConfig, path: &Path) -> Result<PathBuf, HubError> {
+    import::import(&RepoStore::new(&config.cache, &model.repo), model, path)
+}
+
+async fn fetch(
+    model: &HubRef,
+    config: &HubConfig,
+    store: &RepoStore,
+    observer: &dyn FetchObserver,
+) -> Result<PathBuf, HubError> {
+    if config.offline {
+        return Err(HubError::Offline {
+            repo: model.repo.clone(),
+            cache: config.cache.clone(),
+        });
+    }
+    let client = HubClient::new(config)?;
+    let info = client.info(model).await?;
+    let refuse = |source| HubError::Select {
+        repo: model.repo.clone(),
+        source,
+    };
+    let selection = select::select(&info.files, &model.choice).map_err(refuse)?;
+    let download = Download {
+        client: &client,
+        store,
+        model,
+        commit: &info.commit,
+        observer,
+    };
+    download.run(&selection).await?;
+    store.write_ref(model.revision(), &info.commit)?;
+    let incomplete = || HubError::NotAHub {
+        url: config.page(&model.repo),
+        reason: "its index names weights that it does not list".to_owned(),
+    };
+    store.cached(model).ok_or_else(incomplete)
+}
+
+fn resolve_local(path: &Path) -> Result<Resolved, HubError> {
+    let not_a_model = |reason: String| HubError::NotAModel {
+        path: path.to_owned(),
+        reason,
+    };
+    let absolute = path.canonicalize().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => not_a_model("there is no such file or folder".to_owned()),
+        _ => HubError::io("cannot read", path)(error),
+    })?;
+    if !absolute.is_dir() && !reference::has_gguf_extension(&absolute.to_string_lossy()) {
+        return Err(not_a_model(
+            "expected a folder with config.json and safetensors, or a .gguf file".to_owned(),
+        ));
+    }
+    let title = absolute
+        .file_stem()
+        .filter(|_| absolute.is_file())
+        .or(absolute.file_name());
+    let title = title
+        .unwrap_or(absolute.as_os_str())
+        .to_string_lossy()
+        .into_owned();
+    Ok(Resolved {
+        source: format!("file://{}", absolute.display()),
+        path: absolute,
+        title,
+    })
+}
