@@ -4,6 +4,7 @@
 //! which thread runs a task never changes a result.
 
 mod activation;
+mod arena;
 mod attention;
 mod buffer;
 pub mod dequant;
@@ -47,6 +48,8 @@ pub struct CpuBackend {
     pool: ThreadPool,
     isa: Isa,
     allocated: AtomicUsize,
+    /// Packed weights.
+    arena: arena::Arena,
     /// Quantized activations of the product that runs.
     scratch: Mutex<AlignedBuf<u8>>,
 }
@@ -67,6 +70,7 @@ impl CpuBackend {
             pool: ThreadPool::new(threads.max(1)),
             isa,
             allocated: AtomicUsize::new(0),
+            arena: arena::Arena::default(),
             scratch: Mutex::new(AlignedBuf::empty()),
         }
     }

@@ -4,13 +4,16 @@
 use super::{
     Output,
     packed::{GROUP, PackedMatrix},
-    quantize::{Terms, Tiling, quantize_tile},
+    quantize::{TILE, Terms, Tiling, quantize_tile},
     tile::{Tile, kernel},
 };
 use crate::cpu::{AlignedBuf, Isa, ThreadPool};
 
 /// Bytes of quantized activations that stay in a core's cache while groups of weight rows pass by.
 const PANEL_BYTES: usize = 512 << 10;
+
+/// Bytes of weights that stay in the nearest cache while tiles of activations pass by.
+const CHUNK_BYTES: usize = 24 << 10;
 
 /// Bytes of weights below which a task of its own is not worth its launch.
 const MIN_TASK_BYTES: usize = 16 << 10;
@@ -62,29 +65,32 @@ pub(super) fn multiply(
 ) {
     let kernel = kernel(isa, matrix.format);
     let plan = Plan::new(pool.threads(), &x.tiling, matrix);
+    let groups_a_chunk = (CHUNK_BYTES / matrix.group_bytes().max(1)).max(1);
     pool.run(plan.tasks(), |task| {
         let (groups, tiles) = plan.task(task);
-        for group in groups {
-            let (quants, scales) = matrix.group(group);
-            let col = group * GROUP;
+        for first in groups.clone().step_by(groups_a_chunk) {
             for tile in tiles.clone() {
-                let tile = Tile {
-                    format: matrix.format,
-                    quants: quants.as_ptr(),
-                    scales: scales.as_ptr(),
-                    blocks: matrix.blocks(),
-                    x: x.bytes[x.tiling.start_of(tile)..].as_ptr(),
-                    rows: x.tiling.rows_of(tile),
-                    out: out.at(tile * super::quantize::TILE, col),
-                    out_stride: out.stride(),
-                    cols: GROUP.min(matrix.rows - col),
-                    bias: out.bias_at(col),
-                };
-                // SAFETY: the kernel was chosen for a processor that has `isa`. The group has the blocks that
-                // its matrix was packed with, the tile as many records, quantized for this format's terms.
-                // `out` holds all rows and columns; this task alone writes the columns of its groups in the
-                // rows of its tiles.
-                unsafe { kernel(&tile) };
+                for group in first..groups.end.min(first + groups_a_chunk) {
+                    let (quants, scales) = matrix.group(group);
+                    let col = group * GROUP;
+                    let tile = Tile {
+                        format: matrix.format,
+                        quants: quants.as_ptr(),
+                        scales: scales.as_ptr(),
+                        blocks: matrix.blocks(),
+                        x: x.bytes[x.tiling.start_of(tile)..].as_ptr(),
+                        rows: x.tiling.rows_of(tile),
+                        out: out.at(tile * TILE, col),
+                        out_stride: out.stride(),
+                        cols: GROUP.min(matrix.rows - col),
+                        bias: out.bias_at(col),
+                    };
+                    // SAFETY: the kernel was chosen for a processor that has `isa`. The group has the blocks
+                    // that its matrix was packed with, the tile as many records, quantized for this format's
+                    // terms. `out` holds all rows and columns; this task alone writes the columns of its
+                    // groups in the rows of its tiles.
+                    unsafe { kernel(&tile) };
+                }
             }
         }
     });

@@ -121,11 +121,13 @@ impl Part {
                 bytes: tensor.bytes.clone(),
             }));
         };
-        let packed = pack::pack(backend.pool(), tensor, format).ok_or_else(|| BackendError::OutOfMemory {
-            device: DEVICE,
-            what: format!("a {} matrix of {} x {}", tensor.format, tensor.rows, tensor.cols),
-            needed: tensor.bytes.len(),
-            available: buffer::available_memory_bytes(),
+        let packed = pack::pack((backend.pool(), &backend.arena), tensor, format).ok_or_else(|| {
+            BackendError::OutOfMemory {
+                device: DEVICE,
+                what: format!("a {} matrix of {} x {}", tensor.format, tensor.rows, tensor.cols),
+                needed: tensor.bytes.len(),
+                available: buffer::available_memory_bytes(),
+            }
         })?;
         tensor.bytes.release();
         Ok(Self::Packed(packed))

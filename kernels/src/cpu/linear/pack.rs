@@ -2,7 +2,7 @@
 
 use super::packed::{BLOCK, GROUP, PackedFormat, PackedMatrix, Quants, Scales};
 use crate::{
-    cpu::{ThreadPool, dequant},
+    cpu::{ThreadPool, arena::Arena, dequant},
     tensor::{HostTensor, WeightFormat},
 };
 
@@ -10,9 +10,13 @@ use crate::{
 const TASK_BYTES: usize = 256 << 10;
 
 /// Packs `tensor`, whose bytes fit its shape; `None` if there is no memory.
-pub(super) fn pack(pool: &ThreadPool, tensor: &HostTensor, format: PackedFormat) -> Option<PackedMatrix> {
+pub(super) fn pack(
+    (pool, arena): (&ThreadPool, &Arena),
+    tensor: &HostTensor,
+    format: PackedFormat,
+) -> Option<PackedMatrix> {
     let HostTensor { rows, cols, .. } = *tensor;
-    let mut matrix = PackedMatrix::zeroed(format, rows, cols)?;
+    let mut matrix = PackedMatrix::zeroed(arena, format, rows, cols)?;
     let (group_bytes, quants_bytes) = (matrix.group_bytes(), matrix.quants_bytes());
     if group_bytes == 0 {
         return Some(matrix);

@@ -15,7 +15,7 @@
 //! (Q4_K 1.03 and Q5_K 1.02 times: their 6-bit scales are stored as bytes).
 
 use crate::{
-    cpu::AlignedBuf,
+    cpu::arena::{Arena, ArenaBytes},
     tensor::{SharedBytes, WeightFormat},
 };
 
@@ -108,15 +108,15 @@ pub(super) struct PackedMatrix {
     pub(super) format: PackedFormat,
     pub(super) rows: usize,
     pub(super) cols: usize,
-    bytes: AlignedBuf<u8>,
+    bytes: ArenaBytes,
 }
 
 impl PackedMatrix {
     /// A matrix of zeros, or `None` if there is no memory for it. `cols` is a multiple of the blocks of
     /// the checkpoint's format.
-    pub(super) fn zeroed(format: PackedFormat, rows: usize, cols: usize) -> Option<Self> {
+    pub(super) fn zeroed(arena: &Arena, format: PackedFormat, rows: usize, cols: usize) -> Option<Self> {
         let groups = rows.div_ceil(GROUP);
-        let bytes = AlignedBuf::zeroed(groups * group_bytes(format, cols))?;
+        let bytes = arena.alloc(groups.checked_mul(group_bytes(format, cols))?)?;
         Some(Self {
             format,
             rows,

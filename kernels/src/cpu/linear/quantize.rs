@@ -93,30 +93,23 @@ pub(super) fn quantize_tile(isa: Isa, tiling: &Tiling, tile: usize, x: &[f32], o
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a backend has an `Isa` only if the processor does.
-        Isa::Avx512 => unsafe { quantize_tile_avx512(tiling, tile, x, out) },
+        Isa::Avx512 => unsafe { x86::quantize_tile_avx512(tiling, tile, x, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { quantize_tile_avx2(tiling, tile, x, out) },
-        _ => quantize_tile_with(tiling, tile, x, out),
+        Isa::Avx2 => unsafe { x86::quantize_tile_avx2(tiling, tile, x, out) },
+        _ => quantize_tile_with(tiling, tile, x, out, quantize_block),
     }
 }
 
-// The same code, left to the compiler to vectorise: rounding 32 values takes a few dozen instructions, against
-// thousands for the products with them.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn quantize_tile_avx512(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
-    quantize_tile_with(tiling, tile, x, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn quantize_tile_avx2(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
-    quantize_tile_with(tiling, tile, x, out);
-}
-
+/// As [`quantize_tile`], a block by `quantize`: it returns the scale and the sum of each half's levels.
 #[inline(always)]
-fn quantize_tile_with(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
+fn quantize_tile_with(
+    tiling: &Tiling,
+    tile: usize,
+    x: &[f32],
+    out: &mut [u8],
+    quantize: impl Fn(&[f32; BLOCK], &mut [u8; BLOCK]) -> (f32, [i32; 2]),
+) {
     let n = tiling.rows_of(tile);
     let k = tiling.blocks * BLOCK;
     for row in 0..n {
@@ -126,33 +119,25 @@ fn quantize_tile_with(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
             let (levels, rest) = record.split_at_mut(n * BLOCK);
             let (scales, terms) = rest.split_at_mut(n * 4);
             let levels = levels[row * BLOCK..].first_chunk_mut().expect("n rows of levels");
-            let (scale, sums) = quantize_block(x, levels);
+            let (scale, sums) = quantize(x, levels);
             put(scales, row, scale.to_le_bytes());
-            let total = sums[0] + sums[1];
+            // Wrapping: levels of a NaN may be any, and nobody minds which.
+            let total = sums[0].wrapping_add(sums[1]);
             match tiling.terms {
                 Terms::ScaledSum => put(terms, row, (scale * total as f32).to_le_bytes()),
-                Terms::Zero(zero) => put(terms, row, (-i32::from(zero) * total).to_le_bytes()),
+                Terms::Zero(zero) => put(terms, row, correction(zero, total).to_le_bytes()),
                 Terms::ZeroHalves(zero) => {
-                    put(terms, row, (-i32::from(zero) * sums[0]).to_le_bytes());
-                    put(terms, n + row, (-i32::from(zero) * sums[1]).to_le_bytes());
+                    put(terms, row, correction(zero, sums[0]).to_le_bytes());
+                    put(terms, n + row, correction(zero, sums[1]).to_le_bytes());
                 }
             }
         }
     }
 }
 
-/// Rounds to nearest, ties to even; returns the scale and the sum of each half's levels. A block that holds a
-/// NaN or an infinity gets a scale that is none either, so that it shows in the product.
-#[inline(always)]
 fn quantize_block(x: &[f32; BLOCK], levels: &mut [u8; BLOCK]) -> (f32, [i32; 2]) {
-    // Compared as integers: NaN > infinity > every number.
-    let largest = x.iter().fold(0, |max, v| max.max(v.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(largest);
-    let (scale, inverse) = if largest < SMALLEST {
-        (0.0, 0.0)
-    } else {
-        (largest / 127.0, 127.0 / largest)
-    };
+    let largest = x.iter().fold(0, |max, v| max.max(v.to_bits() & ABS));
+    let (scale, inverse) = scale_of(largest);
     let mut sums = [0; 2];
     for (half, sum) in sums.iter_mut().enumerate() {
         for j in BLOCK / 2 * half..BLOCK / 2 * (half + 1) {
@@ -164,9 +149,109 @@ fn quantize_block(x: &[f32; BLOCK], levels: &mut [u8; BLOCK]) -> (f32, [i32; 2])
     (scale, sums)
 }
 
+/// The scale of a block, and what its values are multiplied with before they are rounded to the nearest level
+/// (ties to even), given the bits of its largest magnitude: as integers, NaN > infinity > every number. A block
+/// that holds a NaN or an infinity gets a scale that is none either, so that it shows in the product.
+#[inline(always)]
+fn scale_of(largest: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest);
+    if largest < SMALLEST {
+        (0.0, 0.0)
+    } else {
+        (largest / 127.0, 127.0 / largest)
+    }
+}
+
+/// All bits but the sign.
+const ABS: u32 = 0x7fff_ffff;
+
 /// A block of smaller values is rounded to zeros; 127 over a value much below it would overflow.
 const SMALLEST: f32 = 1e-30;
 
+#[inline(always)]
+fn correction(zero: u8, sum: i32) -> i32 {
+    sum.wrapping_mul(-i32::from(zero))
+}
+
+#[inline(always)]
 fn put(bytes: &mut [u8], index: usize, value: [u8; 4]) {
     bytes[4 * index..4 * index + 4].copy_from_slice(&value);
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{ABS, BLOCK, Tiling, quantize_tile_with, scale_of};
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn quantize_tile_avx512(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
+        quantize_tile_with(tiling, tile, x, out, |x, levels| quantize_block_avx512(x, levels));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn quantize_block_avx512(x: &[f32; BLOCK], levels: &mut [u8; BLOCK]) -> (f32, [i32; 2]) {
+        // SAFETY: 32 elements.
+        let (low, high) = unsafe { (_mm512_loadu_ps(x.as_ptr()), _mm512_loadu_ps(x[16..].as_ptr())) };
+        let abs = _mm512_set1_epi32(ABS as i32);
+        let largest = _mm512_max_epu32(
+            _mm512_and_si512(_mm512_castps_si512(low), abs),
+            _mm512_and_si512(_mm512_castps_si512(high), abs),
+        );
+        let (scale, inverse) = scale_of(_mm512_reduce_max_epu32(largest));
+        let inverse = _mm512_set1_ps(inverse);
+        let low = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+        let high = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+        // SAFETY: 32 bytes.
+        unsafe {
+            let to = levels.as_mut_ptr();
+            _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(low));
+            _mm_storeu_si128(to.add(16).cast(), _mm512_cvtepi32_epi8(high));
+        }
+        (
+            scale,
+            [_mm512_reduce_add_epi32(low), _mm512_reduce_add_epi32(high)],
+        )
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn quantize_tile_avx2(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
+        quantize_tile_with(tiling, tile, x, out, |x, levels| quantize_block_avx2(x, levels));
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn quantize_block_avx2(x: &[f32; BLOCK], levels: &mut [u8; BLOCK]) -> (f32, [i32; 2]) {
+        // SAFETY: four times 8 elements.
+        let x: [__m256; 4] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(x[8 * i..].as_ptr()) });
+        let abs = _mm256_set1_epi32(ABS as i32);
+        let bits = x.map(|x| _mm256_and_si256(_mm256_castps_si256(x), abs));
+        let largest = _mm256_max_epu32(
+            _mm256_max_epu32(bits[0], bits[1]),
+            _mm256_max_epu32(bits[2], bits[3]),
+        );
+        let largest = _mm_max_epu32(
+            _mm256_castsi256_si128(largest),
+            _mm256_extracti128_si256::<1>(largest),
+        );
+        let largest = _mm_max_epu32(largest, _mm_shuffle_epi32::<0b01_00_11_10>(largest));
+        let largest = _mm_max_epu32(largest, _mm_shuffle_epi32::<0b10_11_00_01>(largest));
+        let (scale, inverse) = scale_of(_mm_cvtsi128_si32(largest) as u32);
+        let inverse = _mm256_set1_ps(inverse);
+        let q = x.map(|x| _mm256_cvtps_epi32(_mm256_mul_ps(x, inverse)));
+        // Packing works within halves of 128 bits; the permutation puts the fours in order again.
+        let pairs = (_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+        let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        let bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(pairs.0, pairs.1), order);
+        // SAFETY: 32 bytes.
+        unsafe { _mm256_storeu_si256(levels.as_mut_ptr().cast(), bytes) };
+        let sum = |a, b| {
+            let sum = _mm256_add_epi32(a, b);
+            let sum = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256::<1>(sum));
+            let sum = _mm_add_epi32(sum, _mm_shuffle_epi32::<0b01_00_11_10>(sum));
+            _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32::<0b10_11_00_01>(sum)))
+        };
+        (scale, [sum(q[0], q[1]), sum(q[2], q[3])])
+    }
 }
