@@ -16,6 +16,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use ferrum_kernels::{
+    Backend,
     WeightFormat::{self, BF16, F16, F32, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0},
     cpu::{CpuBackend, CpuWeight, Isa, detect},
     ops::LinearOps,

@@ -51,7 +51,7 @@ fn read_gbps(threads: usize) -> f64 {
     let len = READ_BYTES / threads / 8;
     let seconds = best_of(
         threads,
-        || vec![1_u64; len],
+        || huge_pages(len),
         |data| {
             black_box(sum(data));
         },
