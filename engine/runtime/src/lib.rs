@@ -3,7 +3,8 @@
 //! One thread runs the five verbs of the engine loop: receive, schedule, prepare, forward, process. What
 //! it decides is pure and knows neither clock nor device: [`scheduler`] says who computes what in a step,
 //! [`kv_cache`] (over [`block_pool`] and [`prefix_cache`]) which blocks hold the keys and values. What it
-//! decided, [`model_runner`] computes. [`Generator`] and [`TextEmbedder`] are the two tasks.
+//! decided, [`model_runner`] computes. [`Generator`] and [`TextEmbedder`] are the two tasks; [`launch`] starts the one
+//! that a checkpoint is for.
 
 pub mod block_pool;
 mod embedder;
@@ -11,6 +12,9 @@ mod engine;
 mod generator;
 mod handle;
 pub mod kv_cache;
+mod kv_size;
+mod launch;
+mod memory;
 mod meter;
 pub mod model_runner;
 pub mod prefix_cache;
@@ -19,3 +23,5 @@ pub mod scheduler;
 
 pub use embedder::TextEmbedder;
 pub use generator::Generator;
+pub use kv_size::KvCacheTooSmall;
+pub use launch::{LaunchFailure, Launched, launch};

@@ -1,0 +1,307 @@
+//! From a checkpoint on disk to an engine that has made its first token.
+
+use std::{
+    num::NonZero,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use ferrum_engine::{Device, LaunchConfig, LaunchError, ModelCard, Phase, SharedEngine, Task};
+use ferrum_kernels::{Backend, BackendError, cpu::CpuBackend};
+use ferrum_models::{CausalLm, Checkpoint, Embedder, LoadError, LoadOptions, Model};
+use tokenizers::Tokenizer;
+
+use crate::{
+    Generator, TextEmbedder,
+    block_pool::BLOCK_SIZE,
+    engine::panic_message,
+    kv_size::{KvCacheTooSmall, KvDemand, KvSize},
+    memory::available_bytes,
+};
+
+/// An engine that has made a token, and what a server needs beside it.
+pub struct Launched {
+    /// The engine.
+    pub engine: SharedEngine,
+    /// The model's tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The model; the same as the engine's own.
+    pub card: ModelCard,
+}
+
+/// Why an engine could not be launched.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchFailure {
+    /// A configuration that contradicts itself.
+    #[error(transparent)]
+    Config(#[from] LaunchError),
+    /// A cache in which no sequence of the length asked for fits.
+    #[error(transparent)]
+    KvCacheTooSmall(#[from] KvCacheTooSmall),
+    /// A checkpoint that cannot be loaded, or is not what the configuration says.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Memory for the cache and the buffers of a step.
+    #[error("no memory for the KV cache and the buffers of a step: {0}")]
+    Memory(#[source] BackendError),
+    /// A task that the model is not for.
+    #[error("task {wanted} was asked for, {model} ({architecture}) is for {found}")]
+    Task {
+        /// The configuration's.
+        wanted: Task,
+        /// The model's.
+        found: Task,
+        /// The model.
+        model: String,
+        /// Its architecture.
+        architecture: String,
+    },
+    /// The system gave no thread.
+    #[error("no thread for the engine: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The first token could not be made.
+    #[error("the model is loaded, but fails at its first token: {reason}")]
+    WarmUp {
+        /// What the step said.
+        reason: String,
+    },
+}
+
+/// Opens the checkpoint at `path`, loads it as `config` says and makes a first token.
+///
+/// `on_phase` hears [`Phase::Loading`] and [`Phase::Warming`]; the model is ready when this returns.
+///
+/// # Errors
+/// See [`LaunchFailure`].
+pub fn launch(
+    config: &LaunchConfig,
+    path: &Path,
+    on_phase: impl Fn(Phase) + Send + Sync + 'static,
+) -> Result<Launched, LaunchFailure> {
+    config.validate()?;
+    on_phase(Phase::Loading { done: 0, total: 0 });
+    let checkpoint = ferrum_models::open(path)?;
+    let launch = Launch {
+        config,
+        checkpoint: &checkpoint,
+        on_phase: &on_phase,
+    };
+    launch.check_task()?;
+    match config.device {
+        Device::Cpu => {
+            let cores = || thread::available_parallelism().map_or(1, NonZero::get);
+            launch.run(Arc::new(CpuBackend::new(config.threads.unwrap_or_else(cores))))
+        }
+    }
+}
+
+struct Launch<'a> {
+    config: &'a LaunchConfig,
+    checkpoint: &'a Checkpoint,
+    on_phase: &'a (dyn Fn(Phase) + Sync),
+}
+
+impl Launch<'_> {
+    fn check_task(&self) -> Result<(), LaunchFailure> {
+        let facts = self.checkpoint.facts();
+        match self.config.task {
+            Some(wanted) if wanted != facts.task => Err(LaunchFailure::Task {
+                wanted,
+                found: facts.task,
+                model: self.config.model.clone(),
+                architecture: facts.architecture.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn run<B: Backend>(&self, backend: Arc<B>) -> Result<Launched, LaunchFailure> {
+        let (model, tokenizer) = self.load(&*backend)?;
+        let card = self.card(backend.device_name());
+        let (engine, card) = match model {
+            Model::Causal(model) => self.start_generator(backend, model, card)?,
+            Model::Embedding(model) => self.start_embedder(backend, model, card)?,
+        };
+        Ok(Launched {
+            engine,
+            tokenizer: Arc::new(tokenizer),
+            card,
+        })
+    }
+
+    /// Weights, and beside them, as it takes as long, the tokenizer.
+    fn load<B: Backend>(&self, backend: &B) -> Result<(Model<B>, Tokenizer), LaunchFailure> {
+        let progress = |done, total| (self.on_phase)(Phase::Loading { done, total });
+        let options = LoadOptions {
+            dtype: self.config.dtype,
+            quantization: self.config.quantization,
+            max_model_len: self.config.max_model_len,
+            max_num_batched_tokens: self.config.max_num_batched_tokens,
+            max_num_seqs: self.config.max_num_seqs,
+            progress: Some(&progress),
+        };
+        thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| self.checkpoint.tokenizer());
+            let model = self.checkpoint.load(backend, &options)?;
+            let tokenizer = tokenizer.join().unwrap_or_else(|panic| {
+                let reason = panic_message(&*panic);
+                Err(LoadError::Tokenizer {
+                    path: self.checkpoint.path().to_owned(),
+                    reason,
+                })
+            });
+            Ok((model, tokenizer?))
+        })
+    }
+
+    fn start_generator<B: Backend>(
+        &self,
+        backend: Arc<B>,
+        model: Box<dyn CausalLm<B>>,
+        card: ModelCard,
+    ) -> Result<(SharedEngine, ModelCard), LaunchFailure> {
+        let demand = KvDemand {
+            block_bytes: model.kv_layout(BLOCK_SIZE, 1).block_bytes(),
+            kv_cache_memory: self.config.kv_cache_memory,
+            max_model_len: self.config.max_model_len,
+            model_max_len: model.max_model_len(),
+            available_bytes: available_bytes(),
+        };
+        let KvSize {
+            num_blocks,
+            max_model_len,
+        } = demand.decide()?;
+        let cache_bytes = demand.block_bytes * num_blocks;
+        tracing::info!(num_blocks, cache_bytes, max_model_len, "the KV cache is sized");
+        if max_model_len < model.max_model_len() {
+            let of_model = model.max_model_len();
+            tracing::warn!(
+                max_model_len,
+                of_model,
+                "sequences are shorter than the model allows, to fit the cache"
+            );
+        }
+        let card = ModelCard {
+            max_model_len,
+            block_size: BLOCK_SIZE,
+            num_blocks,
+            ..card
+        };
+        let mut generator = Generator::new(backend, model, self.config, (num_blocks, max_model_len))
+            .map_err(LaunchFailure::Memory)?;
+        self.warm_up(|| generator.warm_up())?;
+        let engine = generator
+            .spawn(card.clone(), self.config)
+            .map_err(LaunchFailure::Thread)?;
+        Ok((engine, card))
+    }
+
+    fn start_embedder<B: Backend>(
+        &self,
+        backend: Arc<B>,
+        model: Box<dyn Embedder<B>>,
+        card: ModelCard,
+    ) -> Result<(SharedEngine, ModelCard), LaunchFailure> {
+        let card = ModelCard {
+            max_model_len: model.max_model_len(),
+            ..card
+        };
+        let mut embedder = TextEmbedder::new(backend, model, self.config).map_err(LaunchFailure::Memory)?;
+        self.warm_up(|| embedder.warm_up())?;
+        let engine = embedder
+            .spawn(card.clone(), self.config)
+            .map_err(LaunchFailure::Thread)?;
+        Ok((engine, card))
+    }
+
+    fn warm_up(&self, first_token: impl FnOnce() -> Result<(), BackendError>) -> Result<(), LaunchFailure> {
+        (self.on_phase)(Phase::Warming);
+        match catch_unwind(AssertUnwindSafe(first_token)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(LaunchFailure::WarmUp {
+                reason: error.to_string(),
+            }),
+            Err(panic) => Err(LaunchFailure::WarmUp {
+                reason: panic_message(&*panic),
+            }),
+        }
+    }
+
+    /// The card as far as it does not depend on the cache.
+    fn card(&self, device: &'static str) -> ModelCard {
+        let facts = self.checkpoint.facts().clone();
+        let mut served_names = self.config.served_names.clone();
+        if served_names.is_empty() {
+            served_names.push(own_name(self.config));
+        }
+        ModelCard {
+            source: source(self.config),
+            served_names,
+            task: facts.task,
+            architecture: facts.architecture,
+            weights: facts.weights,
+            num_parameters: facts.num_parameters,
+            device: device.to_owned(),
+            max_model_len: facts.max_model_len,
+            vocab_size: facts.vocab_size,
+            max_num_seqs: self.config.max_num_seqs,
+            block_size: 0,
+            num_blocks: 0,
+            embedding_dims: facts.embedding_dims,
+            chat_template: facts.chat_template,
+            bos_token: facts.bos_token,
+            eos_token: facts.eos_token,
+            stop_token_ids: facts.stop_token_ids,
+            default_sampling: facts.default_sampling,
+        }
+    }
+}
+
+/// Where the weights come from, as a URL: a path is `file://`, a hub name is `hf://`.
+fn source(config: &LaunchConfig) -> String {
+    match config.local_path() {
+        Some(path) => format!("file://{}", path.display()),
+        None if config.model.starts_with("hf://") || !config.model.contains('/') => config.model.clone(),
+        None => format!("hf://{}", config.model),
+    }
+}
+
+/// The name that a model answers to if none was given: `org/name` of the hub, the short name, or the last part of a
+/// path without `.gguf`.
+fn own_name(config: &LaunchConfig) -> String {
+    if let Some(path) = config.local_path() {
+        let name = path
+            .file_name()
+            .map_or_else(|| config.model.clone().into(), |name| name.to_string_lossy());
+        return name.strip_suffix(".gguf").unwrap_or(&name).to_owned();
+    }
+    let name = config.model.strip_prefix("hf://").unwrap_or(&config.model);
+    name.split_once('@')
+        .map_or(name, |(name, _revision)| name)
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_answers_to_its_own_name_unless_told_otherwise() {
+        let name = |model: &str| own_name(&LaunchConfig::new(model));
+        assert_eq!(name("hf://org/name@main"), "org/name");
+        assert_eq!(name("org/name"), "org/name");
+        assert_eq!(name("smollm2:135m"), "smollm2:135m");
+        assert_eq!(name("file:///models/tiny"), "tiny");
+        assert_eq!(name("./SmolLM2.Q4_1.gguf"), "SmolLM2.Q4_1");
+    }
+
+    #[test]
+    fn a_source_is_a_url() {
+        let source = |model: &str| source(&LaunchConfig::new(model));
+        assert_eq!(source("org/name@main"), "hf://org/name@main");
+        assert_eq!(source("hf://org/name"), "hf://org/name");
+        assert_eq!(source("/models/tiny"), "file:///models/tiny");
+    }
+}
