@@ -1,0 +1,243 @@
+//! The argmax, and rows that leave no choice.
+
+use ferrum_kernels::{
+    Backend,
+    cpu::CpuBackend,
+    ops::{SampleRow, SamplingOps},
+};
+
+use crate::{
+    fixture::{backends, buffer, logits, plain, sample},
+    support::Random,
+};
+
+fn greedy() -> SampleRow<'static> {
+    SampleRow {
+        temperature: 0.0,
+        ..plain()
+    }
+}
+
+#[test]
+fn greedy_is_the_first_of_the_largest_wherever_it_is() {
+    for backend in backends(2) {
+        for vocab in [1, 2, 15, 16, 17, 64, 1000, 49_152] {
+            let mut random = Random(vocab as u64);
+            let mut row = logits(&mut random, vocab);
+            for _ in 0..20 {
+                let (first, second) = (random.below(vocab), random.below(vocab));
+                let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max) + 1.0;
+                (row[first], row[second]) = (largest, largest);
+                assert_eq!(sample(&backend, &row, &[greedy()]), [first.min(second) as u32]);
+            }
+        }
+    }
+}
+
+#[test]
+fn nan_and_minus_infinity_are_never_chosen_and_plus_infinity_is() {
+    for backend in backends(1) {
+        let mut row = vec![f32::NEG_INFINITY; 300];
+        row[7] = f32::NAN;
+        row[200] = -1e30;
+        for choice in [
+            greedy(),
+            plain(),
+            SampleRow { top_k: 5, ..plain() },
+            SampleRow {
+                top_p: 0.5,
+                ..plain()
+            },
+        ] {
+            assert_eq!(sample(&backend, &row, &[choice]), [200], "the only number");
+        }
+        row[40] = f32::INFINITY;
+        for choice in [
+            greedy(),
+            plain(),
+            SampleRow { top_k: 5, ..plain() },
+            SampleRow {
+                min_p: 0.5,
+                ..plain()
+            },
+        ] {
+            assert_eq!(sample(&backend, &row, &[choice]), [40]);
+        }
+        for nothing in [f32::NAN, f32::NEG_INFINITY] {
+            for choice in [
+                greedy(),
+                plain(),
+                SampleRow {
+                    top_k: 2,
+                    top_p: 0.5,
+                    ..plain()
+                },
+            ] {
+                assert_eq!(sample(&backend, &[nothing; 33], &[choice]), [0]);
+            }
+        }
+    }
+}
+
+#[test]
+fn filters_that_leave_one_token_are_greedy() {
+    let mut random = Random(4);
+    let mut row = logits(&mut random, 5000);
+    row[1234] = 30.0;
+    row[4321] = 30.0;
+    let narrow = [
+        SampleRow { top_k: 1, ..plain() },
+        SampleRow {
+            top_p: 0.0,
+            ..plain()
+        },
+        SampleRow {
+            top_p: 1e-9,
+            ..plain()
+        },
+        SampleRow {
+            top_k: 40,
+            top_p: 1e-9,
+            ..plain()
+        },
+    ];
+    for backend in backends(1) {
+        for (position, choice) in narrow.iter().enumerate() {
+            let choice = SampleRow {
+                position: position as u64,
+                ..choice.clone()
+            };
+            assert_eq!(
+                sample(&backend, &row, &[choice]),
+                [1234],
+                "of two alike the lower id"
+            );
+        }
+        row[4321] = 29.0;
+        for choice in [
+            SampleRow {
+                min_p: 1.0,
+                ..plain()
+            },
+            SampleRow {
+                temperature: 1e-30,
+                ..plain()
+            },
+        ] {
+            assert_eq!(sample(&backend, &row, &[choice]), [1234]);
+        }
+        row[4321] = 30.0;
+    }
+}
+
+#[test]
+fn greedy_follows_bias_and_penalties() {
+    for backend in backends(1) {
+        let row = [1.0, 5.0, 4.0, -2.0, 3.9];
+        let choose = |choice: SampleRow<'_>| sample(&backend, &row, &[choice])[0];
+        assert_eq!(choose(greedy()), 1);
+        assert_eq!(
+            choose(SampleRow {
+                logit_bias: &[(1, -100.0), (3, 6.5)],
+                ..greedy()
+            }),
+            3
+        );
+        // 5 / 1.3 = 3.85: below 3.9 and 4; then 4 / 1.3 as well.
+        let repeated = SampleRow {
+            repetition_penalty: 1.3,
+            prompt: &[1],
+            ..greedy()
+        };
+        assert_eq!(choose(repeated.clone()), 2);
+        assert_eq!(
+            choose(SampleRow {
+                generated: &[2],
+                ..repeated
+            }),
+            4
+        );
+        // The prompt does not count for presence and frequency.
+        let present = SampleRow {
+            presence_penalty: 1.05,
+            prompt: &[1],
+            ..greedy()
+        };
+        assert_eq!(choose(present.clone()), 1);
+        assert_eq!(
+            choose(SampleRow {
+                generated: &[1, 1, 1],
+                ..present
+            }),
+            2
+        );
+        let frequent = SampleRow {
+            frequency_penalty: 0.4,
+            ..greedy()
+        };
+        assert_eq!(
+            choose(SampleRow {
+                generated: &[1, 1],
+                ..frequent.clone()
+            }),
+            1
+        );
+        assert_eq!(
+            choose(SampleRow {
+                generated: &[1, 1, 1],
+                ..frequent
+            }),
+            2
+        );
+        // A negative logit is multiplied: the penalty lowers it too.
+        let negative = sample(
+            &backend,
+            &[-1.0, -1.5],
+            &[SampleRow {
+                repetition_penalty: 2.0,
+                generated: &[0],
+                ..greedy()
+            }],
+        );
+        assert_eq!(negative, [1]);
+    }
+}
+
+#[test]
+fn ids_past_the_vocabulary_are_refused() {
+    let backend = CpuBackend::new(1);
+    let logits = buffer(&backend, &[0.0; 10]);
+    let mut out = backend.alloc_indices(1).expect("memory");
+    for (row, reason) in [
+        (
+            SampleRow {
+                logit_bias: &[(10, 1.0)],
+                ..plain()
+            },
+            "logit_bias names token 10 of a vocabulary of 10",
+        ),
+        (
+            SampleRow {
+                repetition_penalty: 1.1,
+                prompt: &[11],
+                ..plain()
+            },
+            "prompt names token 11",
+        ),
+        (
+            SampleRow {
+                presence_penalty: 1.0,
+                generated: &[12],
+                ..plain()
+            },
+            "generated names token 12",
+        ),
+    ] {
+        let error = backend
+            .sample(&logits, 10, &[row], &mut out)
+            .expect_err("no such token");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    assert!(backend.sample(&logits, 0, &[plain()], &mut out).is_err());
+    assert!(backend.sample(&logits, 11, &[plain()], &mut out).is_err());
+}
