@@ -24,6 +24,8 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// ggml has four dimensions at most.
 const MAX_DIMS: u32 = 4;
+/// Beyond any tensor, and small enough that the bytes of one row can be computed.
+const MAX_DIM: u64 = 1 << 40;
 
 /// A GGUF file whose header was read; its data is mapped.
 pub(crate) struct GgufFile {
@@ -156,8 +158,10 @@ fn tensor_info(cursor: &mut Cursor<'_>, name: &str) -> Result<TensorInfo, String
     let mut shape = Vec::new();
     for _ in 0..dims {
         let dim = cursor.u64()?;
-        let dim = usize::try_from(dim).ok().filter(|&dim| dim > 0);
-        shape.push(dim.ok_or("a dimension is 0 or too large")?);
+        if !(1..=MAX_DIM).contains(&dim) {
+            return Err(format!("a dimension is {dim}; expected 1 to {MAX_DIM}"));
+        }
+        shape.push(dim as usize);
     }
     shape.reverse(); // the file has the innermost dimension first
     Ok(TensorInfo {
