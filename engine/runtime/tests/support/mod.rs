@@ -2,6 +2,7 @@
 //! block table from the cache: wrong slots, wrong blocks or a stale cache give wrong tokens.
 #![allow(dead_code, unreachable_pub)] // each test file is a crate and uses a part
 
+pub mod checkpoints;
 pub mod mock_backend;
 pub mod requests;
 

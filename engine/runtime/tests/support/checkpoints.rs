@@ -1,0 +1,143 @@
+//! Engines over checkpoints, and what must hold for each of them.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ferrum_engine::{GenerateRequest, LaunchConfig, SamplingParams, SharedEngine, Task};
+use ferrum_kernels::cpu::CpuBackend;
+use ferrum_models::{LoadOptions, Model};
+use ferrum_runtime::Generator;
+
+use super::{
+    card,
+    requests::{collect, generate, run, start, wait},
+};
+
+/// A checkpoint with random weights, from the tests of the models.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/tests/fixtures")
+        .join(name)
+}
+
+/// Real weights.
+///
+/// # Panics
+/// If they were not fetched.
+pub fn real(name: &str) -> PathBuf {
+    let folder = std::env::var_os("FERRUM_TEST_MODELS")
+        .expect("FERRUM_TEST_MODELS is not set: run `make models`, then set it to .cache/models (make test does both)");
+    let path = PathBuf::from(folder).join(name);
+    assert!(path.exists(), "{} is missing: run `make models`", path.display());
+    path
+}
+
+/// A decoder over `path` with `num_blocks` blocks. For checkpoints without a tokenizer, which `launch` refuses.
+pub fn start_decoder(path: &Path, config: &LaunchConfig, num_blocks: usize) -> SharedEngine {
+    let backend = Arc::new(CpuBackend::new(2));
+    let options = LoadOptions {
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_num_seqs: config.max_num_seqs,
+        ..LoadOptions::default()
+    };
+    let checkpoint = ferrum_models::open(path).expect("a checkpoint");
+    let Ok(Model::Causal(model)) = checkpoint.load(&*backend, &options) else {
+        panic!("{} is no decoder", path.display());
+    };
+    let mut card = card(Task::Chat, config, num_blocks);
+    card.max_model_len = model.max_model_len();
+    card.vocab_size = model.vocab_size();
+    let generator = Generator::new(backend, model, config, (num_blocks, card.max_model_len));
+    generator
+        .expect("there is memory")
+        .spawn(card, config)
+        .expect("a thread")
+}
+
+/// Eight requests, of which every second shares its first tokens with the one before; half of them greedy, half seeded.
+pub fn eight_requests(vocab: u32, prompt_len: usize, max_tokens: usize) -> Vec<GenerateRequest> {
+    let request = |index: u32| {
+        let ids = |salt: u32, len: usize| {
+            (1..)
+                .take(len)
+                .map(move |at: u32| (at * (2 * salt + 7) + salt) % vocab)
+        };
+        let prompt: Vec<u32> = ids(index / 2, prompt_len * 3 / 4)
+            .chain(ids(index + 50, prompt_len / 4 + index as usize))
+            .collect();
+        let seeded = SamplingParams {
+            temperature: 0.9,
+            top_k: 60,
+            top_p: 0.95,
+            repetition_penalty: 1.1,
+            seed: u64::from(index),
+            ..SamplingParams::default()
+        };
+        let sampling = if index % 4 < 2 {
+            SamplingParams::default()
+        } else {
+            seeded
+        };
+        GenerateRequest {
+            sampling,
+            ..generate(prompt, max_tokens)
+        }
+    };
+    (0..8).map(request).collect()
+}
+
+/// Asserts that each request brings the same tokens alone, in a batch of 8, with the cache cold or warm, and with any
+/// chunk size. `start_engine` takes the limits from its argument.
+pub fn assert_invariant(start_engine: impl Fn(&LaunchConfig) -> SharedEngine, requests: &[GenerateRequest]) {
+    let config = |max_num_seqs, max_num_batched_tokens, prefix_caching| LaunchConfig {
+        max_num_seqs,
+        max_num_batched_tokens,
+        prefix_caching,
+        ..LaunchConfig::new("test")
+    };
+    let one_by_one = start_engine(&config(1, 512, false));
+    let expected: Vec<Vec<u32>> = requests
+        .iter()
+        .map(|request| run(&*one_by_one, request.clone()).tokens)
+        .collect();
+    drop(one_by_one);
+    for config in [
+        config(8, 512, true),
+        config(8, 8, true),
+        config(8, 37, false),
+        config(3, 50, true),
+    ] {
+        let engine = start_engine(&config);
+        for temperature in ["cold", "warm"] {
+            let streams: Vec<_> = requests
+                .iter()
+                .map(|request| start(&*engine, request.clone()))
+                .collect();
+            for (index, (stream, expected)) in streams.into_iter().zip(&expected).enumerate() {
+                let outcome = collect(stream);
+                let (tokens, batched) = (config.max_num_seqs, config.max_num_batched_tokens);
+                assert_eq!(
+                    &outcome.tokens, expected,
+                    "request {index}, {tokens} sequences, {batched} tokens a step, {temperature} cache"
+                );
+                let cached = outcome.finished.expect("finished").1.cached_tokens;
+                if temperature == "warm" {
+                    let prompt = requests[index].prompt.len();
+                    assert_eq!(
+                        cached,
+                        if config.prefix_caching {
+                            (prompt - 1) / 16 * 16
+                        } else {
+                            0
+                        }
+                    );
+                }
+            }
+        }
+        wait(engine.idle());
+        let load = *engine.load().borrow();
+        assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
+    }
+}
