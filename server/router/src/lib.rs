@@ -1,3 +1,44 @@
 //! Spreads OpenAI traffic over engine replicas.
+//!
+//! A request's way: [`routes`] -> model by name -> [`policy`] picks among the replicas that [`telemetry`] calls ready
+//! -> [`proxy`] sends it there, and to another one if that replica fails before its first byte. What replicas there
+//! are comes from [`discovery`], as full snapshots.
 
 pub mod discovery;
+pub mod policy;
+
+mod config;
+mod fleet;
+mod metrics;
+mod proxy;
+mod routes;
+mod server;
+mod telemetry;
+
+use std::{fmt, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    config::{ApiKey, RouterConfig, TelemetryConfig},
+    discovery::{Endpoints, EndpointsError, ModelEntry, ReplicaEntry},
+    server::{Router, StartError, run},
+};
+
+/// What every request needs.
+struct Context {
+    config: RouterConfig,
+    fleet: fleet::Fleet,
+    metrics: Arc<metrics::Metrics>,
+    policy: Box<dyn policy::Policy>,
+    /// Cancelled when the shutdown begins.
+    stopping: CancellationToken,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

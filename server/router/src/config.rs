@@ -1,0 +1,105 @@
+//! What a router is told when it starts.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Everything that can be set. [`RouterConfig::new`] has the defaults.
+#[derive(Clone, Debug)]
+pub struct RouterConfig {
+    /// Address to listen on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// File with the models and replicas, as [`Endpoints::write_atomically`](crate::discovery::Endpoints) writes it.
+    /// It may appear later; its folder must exist.
+    pub endpoints_path: PathBuf,
+    /// When set, routes below `/v1` want `Authorization: Bearer <key>`.
+    pub api_key: Option<ApiKey>,
+    /// Largest request body; a larger one is answered with 413.
+    pub max_body_bytes: usize,
+    /// Answers that are not streamed are held back up to this size, so that a replica that dies while it answers can
+    /// be replaced; a larger one is passed on while it arrives.
+    pub max_held_answer_bytes: usize,
+    /// Most replicas that may fail a request (connection refused, broken off) before the client hears of it.
+    pub max_attempts: usize,
+    /// Most client connections; the next ones wait in the listener's backlog.
+    pub max_connections: usize,
+    /// Most requests a model that wait for a replica to become ready or to have room; one more is answered with 429.
+    pub queue_limit: usize,
+    /// Longest wait there.
+    pub queue_timeout: Duration,
+    /// Longest time for a connection to a replica to open.
+    pub connect_timeout: Duration,
+    /// Longest time for a request to arrive, once begun.
+    pub request_timeout: Duration,
+    /// Longest time that requests may take to finish after the shutdown has begun.
+    pub drain_timeout: Duration,
+    /// How long a lost telemetry stream, or one that never opened, is believed.
+    pub telemetry: TelemetryConfig,
+}
+
+/// Times of the telemetry streams.
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// A replica whose stream was lost is used for so long without any sign of life.
+    pub grace: Duration,
+    /// A replica that neither answers nor refuses connections for so long is taken for vanished, and requests that
+    /// wait for it are moved.
+    pub vanished_after: Duration,
+    /// Longest pause between two tries to open a stream.
+    pub max_backoff: Duration,
+    /// Interval of the pings that find a dead connection.
+    pub ping_interval: Duration,
+}
+
+/// A key that clients send; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// The key itself.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl From<String> for ApiKey {
+    fn from(key: String) -> Self {
+        Self(key)
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(…)")
+    }
+}
+
+impl RouterConfig {
+    /// The defaults, on a free port of 127.0.0.1.
+    pub fn new(endpoints_path: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            endpoints_path: endpoints_path.into(),
+            api_key: None,
+            max_body_bytes: 8 << 20,
+            max_held_answer_bytes: 32 << 20,
+            max_attempts: 4,
+            max_connections: 8192,
+            queue_limit: 256,
+            queue_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(120),
+            telemetry: TelemetryConfig::default(),
+        }
+    }
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(3),
+            vanished_after: Duration::from_secs(10),
+            max_backoff: Duration::from_secs(1),
+            ping_interval: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! One engine process as the router knows it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use ferrum_api::telemetry::{Load, ModelCard};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    health::{Health, RefusalKind, Verdict},
+    queue::WaitQueue,
+};
+use crate::{
+    config::TelemetryConfig,
+    policy::{Candidate, Demand},
+    proxy::Upstream,
+};
+
+/// A replica: its address, its connections, what it told and what is in flight on it.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) id: String,
+    pub(crate) upstream: Upstream,
+    draining: AtomicBool,
+    prompts_in_flight: AtomicU64,
+    tokens_in_flight: AtomicU64,
+    requests_in_flight: AtomicU64,
+    told: Mutex<Told>,
+    /// Requests of the model that wait for a change.
+    queue: Arc<WaitQueue>,
+    times: TelemetryConfig,
+}
+
+#[derive(Debug)]
+struct Told {
+    health: Health,
+    card: Option<ModelCard>,
+    load: Load,
+    foreign_tokens: u64,
+    vanished: CancellationToken,
+}
+
+impl Replica {
+    pub(crate) fn new(id: String, upstream: Upstream, queue: Arc<WaitQueue>, times: TelemetryConfig) -> Self {
+        Self {
+            id,
+            upstream,
+            draining: AtomicBool::new(false),
+            prompts_in_flight: AtomicU64::new(0),
+            tokens_in_flight: AtomicU64::new(0),
+            requests_in_flight: AtomicU64::new(0),
+            told: Mutex::new(Told {
+                health: Health::new(),
+                card: None,
+                load: Load::default(),
+                foreign_tokens: 0,
+                vanished: CancellationToken::new(),
+            }),
+            queue,
+            times,
+        }
+    }
+
+    /// Whether a request may go there now.
+    pub(crate) fn verdict(&self, now: Instant) -> Verdict {
+        if self.draining.load(Ordering::Relaxed) {
+            return Verdict::NotReady;
+        }
+        self.told().health.verdict(now, &self.times)
+    }
+
+    /// What a policy wants to know, of a replica that is routable.
+    pub(crate) fn candidate(&self, now: Instant) -> Result<Candidate, Verdict> {
+        match self.verdict(now) {
+            Verdict::Routable(standing) => Ok(Candidate {
+                tokens_in_flight: self.tokens_in_flight(),
+                foreign_tokens: self.told().foreign_tokens,
+                standing,
+            }),
+            other => Err(other),
+        }
+    }
+
+    /// Counts a request on it, from now until the returned guard is dropped.
+    pub(crate) fn reserve(self: &Arc<Self>, demand: Demand, now: Instant) -> InFlight {
+        self.prompts_in_flight.fetch_add(demand.prompt, Ordering::Relaxed);
+        self.tokens_in_flight
+            .fetch_add(demand.tokens(), Ordering::Relaxed);
+        self.requests_in_flight.fetch_add(1, Ordering::Relaxed);
+        self.told().health.chosen(now);
+        InFlight {
+            replica: self.clone(),
+            demand,
+        }
+    }
+
+    /// Tokens of requests that were sent there and are not over.
+    pub(crate) fn tokens_in_flight(&self) -> u64 {
+        self.tokens_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Requests that were sent there and are not over.
+    pub(crate) fn requests_in_flight(&self) -> u64 {
+        self.requests_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Cancelled when the replica is taken for vanished: nothing that waits for it will be answered.
+    pub(crate) fn vanished(&self) -> CancellationToken {
+        self.told().vanished.clone()
+    }
+
+    /// The load that it told last.
+    pub(crate) fn load(&self) -> Load {
+        self.told().load
+    }
+
+    /// Most tokens of a sequence, as its model card says.
+    pub(crate) fn max_model_len(&self) -> Option<u64> {
+        self.told().card.as_ref().map(|card| card.max_model_len)
+    }
+
+    /// A look at what is believed of it.
+    pub(crate) fn with_health<T>(&self, look: impl FnOnce(&Health) -> T) -> T {
+        look(&self.told().health)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+    }
+
+    pub(crate) fn succeeded(&self) {
+        self.told().health.succeeded(Instant::now());
+    }
+
+    pub(crate) fn failed(&self) {
+        self.told().health.failed(Instant::now());
+    }
+
+    pub(crate) fn refused(&self, kind: RefusalKind) {
+        self.told().health.refused(Instant::now(), kind);
+    }
+
+    /// Notes what telemetry brought, and wakes whoever waits for a change.
+    pub(crate) fn hear(&self, change: impl FnOnce(&mut Health)) {
+        {
+            let mut told = self.told();
+            change(&mut told.health);
+            if told.vanished.is_cancelled() && told.health.is_reachable() {
+                told.vanished = CancellationToken::new();
+            }
+        }
+        self.queue.wake_all();
+    }
+
+    pub(crate) fn hear_card(&self, card: ModelCard) {
+        self.told().card = Some(card);
+    }
+
+    /// `mean_completion` turns requests of others into tokens.
+    pub(crate) fn hear_load(&self, load: Load, mean_completion: u64) {
+        let foreign_requests =
+            (load.waiting_requests + load.running_requests).saturating_sub(self.requests_in_flight());
+        // What is queued there belongs to this router first; only the rest is others'.
+        let own_prefill = self.prompts_in_flight.load(Ordering::Relaxed);
+        let foreign_prefill = load.queued_prefill_tokens.saturating_sub(own_prefill);
+        {
+            let mut told = self.told();
+            told.foreign_tokens =
+                foreign_prefill.saturating_add(foreign_requests.saturating_mul(mean_completion));
+            told.load = load;
+        }
+        self.queue.wake_head();
+    }
+
+    /// It neither answers nor refuses: moves the requests that wait for it.
+    pub(crate) fn vanish(&self) {
+        let vanished = {
+            let mut told = self.told();
+            told.health.connection_refused();
+            told.vanished.clone()
+        };
+        vanished.cancel();
+        self.queue.wake_all();
+    }
+
+    /// Nothing in a poisoned lock is half-written: every change is a plain assignment.
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request counted on a replica; dropping it, in whatever way, takes it off again.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    replica: Arc<Replica>,
+    demand: Demand,
+}
+
+impl InFlight {
+    pub(crate) fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let replica = &self.replica;
+        replica
+            .prompts_in_flight
+            .fetch_sub(self.demand.prompt, Ordering::Relaxed);
+        replica
+            .tokens_in_flight
+            .fetch_sub(self.demand.tokens(), Ordering::Relaxed);
+        replica.requests_in_flight.fetch_sub(1, Ordering::Relaxed);
+        replica.told().health.released();
+        replica.queue.wake_head();
+    }
+}

@@ -1,0 +1,207 @@
+//! The listener and its connections.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    Context, RouterConfig,
+    discovery::{self, Snapshots},
+    fleet::Fleet,
+    metrics::Metrics,
+    policy::LeastTokens,
+    routes,
+};
+
+/// Longest time for the head of a request, and that a connection lies idle between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+/// Pause after an error of the listener, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A router that listens, and serves once [`Router::serve`] is called.
+#[derive(Debug)]
+pub struct Router {
+    context: Arc<Context>,
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    discovery: Discovery,
+}
+
+/// Why a router could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The list of replicas cannot be watched.
+    #[error(transparent)]
+    Discovery(#[from] discovery::WatchError),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A counter has a wrong name.
+    #[error("cannot make the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Binds and serves until `shutdown` is ready, then lets running requests finish.
+///
+/// # Errors
+/// See [`StartError`].
+pub async fn run(config: RouterConfig, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
+    Router::bind(config).await?.serve(shutdown).await;
+    Ok(())
+}
+
+impl Router {
+    /// Takes the address and begins to follow the file of replicas; connections wait in the backlog until
+    /// [`Self::serve`].
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn bind(config: RouterConfig) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new()?);
+        let snapshots = discovery::file::watch(&config.endpoints_path, metrics.endpoints_errors.clone())?;
+        let address = config.listen;
+        let listen_error = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+        let local_addr = listener.local_addr().map_err(listen_error)?;
+        let context = Arc::new(Context {
+            fleet: Fleet::new(config.clone()),
+            config,
+            metrics,
+            policy: Box::new(LeastTokens),
+            stopping: CancellationToken::new(),
+        });
+        let discovery = Discovery(tokio::spawn(follow(context.clone(), snapshots)));
+        Ok(Self {
+            context,
+            listener,
+            local_addr,
+            discovery,
+        })
+    }
+
+    /// The address that it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `shutdown` is ready. Then: no new connection, no new request on an old one, and running requests
+    /// have [`RouterConfig::drain_timeout`] to finish.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let Self {
+            context,
+            listener,
+            local_addr,
+            discovery: _discovery,
+        } = self;
+        info!(%local_addr, "the router listens");
+        let mut connections = JoinSet::new();
+        let permits = Arc::new(Semaphore::new(context.config.max_connections));
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let accepting = async {
+                // The semaphore is never closed; without a permit there is nothing to do but wait.
+                let permit = permits.clone().acquire_owned().await.ok();
+                (listener.accept().await, permit)
+            };
+            let (accepted, permit) = tokio::select! {
+                accepted = accepting => accepted,
+                () = &mut shutdown => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let context = context.clone();
+                    connections.spawn(async move {
+                        serve_connection(context, stream).await;
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+            while connections.try_join_next().is_some() {}
+        }
+        drop(listener);
+        context.stopping.cancel();
+        let drained = timeout(context.config.drain_timeout, async {
+            while connections.join_next().await.is_some() {}
+        });
+        if drained.await.is_err() {
+            warn!(
+                connections = connections.len(),
+                "running requests took too long and are cut off"
+            );
+        }
+        connections.shutdown().await;
+        info!("the router has stopped");
+    }
+}
+
+async fn serve_connection(context: Arc<Context>, stream: TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        warn!(%error, "cannot set TCP_NODELAY");
+    }
+    let stopping = context.stopping.clone();
+    let service = service_fn(move |request| {
+        let context = context.clone();
+        async move { Ok::<_, Infallible>(routes::answer(context, request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client's connection ended");
+    }
+}
+
+/// Takes over every snapshot, until the source is gone.
+async fn follow(context: Arc<Context>, mut snapshots: Snapshots) {
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        if let Some(endpoints) = snapshot {
+            context.fleet.apply(&endpoints);
+            info!(
+                generation = endpoints.generation,
+                models = endpoints.models.len(),
+                replicas = endpoints.replicas.len(),
+                "took over the list of replicas"
+            );
+        }
+        if snapshots.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The task that follows the list of replicas; it ends with the router.
+#[derive(Debug)]
+struct Discovery(JoinHandle<()>);
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,115 @@
+//! Replicas that break HTTP itself. They answer `/health`, speak no gRPC, and do to other requests what they are
+//! told to.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The connection closes without a byte.
+    Close,
+    /// Half a head, then the connection is reset.
+    ResetInHead,
+    /// A head that promises 100 bytes, 10 of them, then the connection closes.
+    CloseInBody,
+    /// A head of a stream, then the connection closes.
+    CloseBeforeFirstEvent,
+    /// A head of a stream, one and a half events, then the connection closes.
+    CloseInSecondEvent,
+    /// A stream that ends properly, but without its last event.
+    EndWithoutDone,
+    /// What is no HTTP.
+    Garbage,
+    /// Nothing, for ever.
+    Hang,
+}
+
+/// A replica that fails in one way.
+pub struct RawFake {
+    pub url: String,
+    requests: Arc<AtomicUsize>,
+    listening: JoinHandle<()>,
+}
+
+impl RawFake {
+    pub async fn start(fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let url = format!("http://{}", listener.local_addr().expect("address"));
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counted = requests.clone();
+        let listening = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, fault, counted.clone()));
+            }
+        });
+        Self {
+            url,
+            requests,
+            listening,
+        }
+    }
+
+    /// Requests that it has failed.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for RawFake {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+async fn serve(mut stream: TcpStream, fault: Fault, requests: Arc<AtomicUsize>) {
+    let mut received = Vec::new();
+    let mut buffer = [0; 4096];
+    while !received.windows(4).any(|window| window == b"\r\n\r\n") {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => received.extend_from_slice(&buffer[..count]),
+        }
+    }
+    if received.starts_with(b"GET /health") {
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .await;
+        return;
+    }
+    if !received.starts_with(b"POST") {
+        return; // gRPC
+    }
+    requests.fetch_add(1, Ordering::SeqCst);
+    const STREAM: &str =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    let piece = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let bytes = match fault {
+        Fault::Close => String::new(),
+        Fault::ResetInHead => "HTTP/1.1 200 OK\r\ncontent-".to_owned(),
+        Fault::CloseInBody => "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"choices\"".to_owned(),
+        Fault::CloseBeforeFirstEvent => format!("{STREAM}{}", piece(": soon\n\n")),
+        Fault::CloseInSecondEvent => format!("{STREAM}{}", piece("data: {\"n\":1}\n\ndata: {\"n\"")),
+        Fault::EndWithoutDone => format!("{STREAM}{}0\r\n\r\n", piece("data: {\"n\":1}\n\n")),
+        Fault::Garbage => "SSH-2.0-OpenSSH_9.6\r\n\r\n".to_owned(),
+        Fault::Hang => {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            return;
+        }
+    };
+    let _ = stream.write_all(bytes.as_bytes()).await;
+    if fault == Fault::ResetInHead {
+        let _ = stream.set_zero_linger();
+    }
+}
