@@ -8,7 +8,7 @@
 mod common;
 
 use common::{decoder::Decoder, fixture, test_model};
-use ferrum_engine::Task;
+use ferrum_engine::{Quantization, Task};
 use ferrum_kernels::backend::KvDtype;
 use ferrum_models::{LoadOptions, open};
 
@@ -176,6 +176,24 @@ fn the_cards_say_what_the_checkpoints_are() {
             "{model}"
         );
     }
+}
+
+#[test]
+fn quantized_weights_are_refused_where_none_are_wanted() {
+    let options = LoadOptions {
+        quantization: Quantization::None,
+        ..LoadOptions::default()
+    };
+    let checkpoint = open(&test_model(GGUF)).expect("a checkpoint");
+    let error = checkpoint
+        .load(&common::backend(), &options)
+        .err()
+        .expect("a refusal")
+        .to_string();
+    assert!(
+        error.starts_with("quantization is none; expected auto or gguf, as "),
+        "{error}"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ const MAX_WIDTH: usize = 1 << 17;
 const MAX_HEADS: usize = 1024;
 const MAX_LAYERS: usize = 1024;
 const MAX_VOCAB: usize = 1 << 22;
-const MAX_POSITIONS: usize = 1 << 24;
+const MAX_POSITIONS: usize = 1 << 22;
 
 /// A decoder's architecture, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -161,22 +161,24 @@ fn read_biases(raw: &RawConfig, model_type: &str) -> Result<Biases, LoadError> {
 }
 
 /// The window of each layer. `layer_types` says it layer by layer; before it there were `use_sliding_window` (Qwen, off
-/// where it is missing) and `max_window_layers`, the number of first layers that see everything.
+/// where it is missing) and `max_window_layers`, the number of first layers that see everything (Qwen, 28 where it is
+/// missing).
 fn read_windows(raw: &RawConfig, num_layers: usize) -> Result<Vec<Option<usize>>, LoadError> {
     let window = raw.optional_usize("sliding_window", 1..=MAX_POSITIONS)?;
-    let is_qwen = raw.architecture().is_some_and(|name| name.starts_with("qwen"));
-    let default_use = !is_qwen || raw.gguf().is_some();
-    let used = raw.optional_bool("use_sliding_window")?.unwrap_or(default_use);
+    let is_qwen = raw.gguf().is_none() && raw.architecture().is_some_and(|name| name.starts_with("qwen"));
+    let used = raw.optional_bool("use_sliding_window")?.unwrap_or(!is_qwen);
     let Some(window) = window.filter(|_| used) else {
         return Ok(vec![None; num_layers]);
     };
     if let Some(types) = raw.value("layer_types") {
         return windows_by_type(raw, &types, window, num_layers);
     }
-    let first = raw
-        .optional_usize("max_window_layers", 0..=MAX_LAYERS)?
-        .filter(|_| is_qwen)
-        .unwrap_or(0);
+    let first = match is_qwen {
+        true => raw
+            .optional_usize("max_window_layers", 0..=MAX_LAYERS)?
+            .unwrap_or(28),
+        false => 0,
+    };
     Ok((0..num_layers)
         .map(|layer| (layer >= first).then_some(window))
         .collect())
@@ -200,5 +202,46 @@ fn windows_by_type(
     match windows {
         Some(windows) if windows.len() == num_layers => Ok(windows),
         _ => Err(raw.refuse("layer_types", types, allowed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn windows(model_type: &str, fields: Value) -> Vec<Option<usize>> {
+        let mut config = fields;
+        config["model_type"] = model_type.into();
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::io::Write::write_all(&mut file, config.to_string().as_bytes()).expect("written");
+        read_windows(&RawConfig::read_json(file.path()).expect("JSON"), 3).expect("windows")
+    }
+
+    #[test]
+    fn a_mistral_window_is_for_all_layers() {
+        assert_eq!(windows("mistral", json!({"sliding_window": 8})), [Some(8); 3]);
+        assert_eq!(windows("mistral", json!({"sliding_window": null})), [None; 3]);
+    }
+
+    #[test]
+    fn a_qwen_window_is_off_unless_used_and_leaves_the_first_layers() {
+        assert_eq!(windows("qwen2", json!({"sliding_window": 8})), [None; 3]);
+        let used =
+            |first| json!({"sliding_window": 8, "use_sliding_window": true, "max_window_layers": first});
+        assert_eq!(windows("qwen2", used(1)), [None, Some(8), Some(8)]);
+        assert_eq!(windows("qwen3", used(28)), [None; 3]);
+        assert_eq!(
+            windows("qwen2", json!({"sliding_window": 8, "use_sliding_window": true})),
+            [None; 3]
+        );
+    }
+
+    #[test]
+    fn layer_types_say_it_layer_by_layer() {
+        let types = ["sliding_attention", "full_attention", "sliding_attention"];
+        let fields = json!({"sliding_window": 8, "use_sliding_window": true, "layer_types": types});
+        assert_eq!(windows("qwen3", fields), [Some(8), None, Some(8)]);
     }
 }
