@@ -1,5 +1,10 @@
 //! The router over real sockets: each file a part of its behaviour.
-#![allow(unreachable_pub, dead_code)] // a test binary exports nothing
+#![allow(unreachable_pub)] // a test binary exports nothing
 
+mod membership;
+mod queue;
 mod retry;
+mod routes;
+mod streaming;
 mod support;
+mod telemetry;

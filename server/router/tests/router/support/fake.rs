@@ -1,7 +1,6 @@
 //! A replica that speaks HTTP and gRPC properly and answers as it is told.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     pin::Pin,
     sync::{
@@ -28,8 +27,8 @@ use ferrum_api::telemetry::{
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
+    runtime::Runtime,
     sync::{mpsc, watch},
-    task::JoinHandle,
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::Status;
@@ -51,15 +50,14 @@ pub enum Answer {
 pub struct FakeEngine {
     pub url: String,
     pub shared: Arc<Shared>,
-    serving: JoinHandle<()>,
+    /// Its own, so that its end closes every socket at once, as the end of a process does.
+    runtime: Option<Runtime>,
 }
 
 /// What the handlers know.
 pub struct Shared {
     name: String,
     answer: Mutex<Answer>,
-    /// Answers to the next requests, before `answer`.
-    next: Mutex<VecDeque<Answer>>,
     pub requests: AtomicUsize,
     pub running: AtomicUsize,
     pub most_running: AtomicUsize,
@@ -84,12 +82,12 @@ impl FakeEngine {
     }
 
     pub async fn with(name: &str, phase: PhaseChange, answer: Answer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        listener.set_nonblocking(true).expect("non-blocking");
         let url = format!("http://{}", listener.local_addr().expect("address"));
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             answer: Mutex::new(answer),
-            next: Mutex::default(),
             requests: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             most_running: AtomicUsize::new(0),
@@ -112,18 +110,24 @@ impl FakeEngine {
             .route("/v1/embeddings", post(complete))
             .with_state(shared.clone())
             .merge(grpc.into_axum_router());
-        let serving = tokio::spawn(async move {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("runtime");
+        runtime.spawn(async move {
+            let listener = TcpListener::from_std(listener).expect("listens");
             let _ = axum::serve(listener, app).await;
         });
-        Self { url, shared, serving }
+        Self {
+            url,
+            shared,
+            runtime: Some(runtime),
+        }
     }
 
     pub fn answer(&self, answer: Answer) {
         *self.shared.answer.lock().expect("lock") = answer;
-    }
-
-    pub fn answer_next(&self, answer: Answer) {
-        self.shared.next.lock().expect("lock").push_back(answer);
     }
 
     pub fn set_phase(&self, change: PhaseChange) {
@@ -159,7 +163,9 @@ impl FakeEngine {
 
 impl Drop for FakeEngine {
     fn drop(&mut self) {
-        self.serving.abort();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -209,8 +215,7 @@ async fn health(State(shared): State<Arc<Shared>>) -> StatusCode {
 async fn complete(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let mut running = Running::new(shared.clone());
     shared.seen.lock().expect("lock").push((headers, uri, body));
-    let next = shared.next.lock().expect("lock").pop_front();
-    let answer = next.unwrap_or_else(|| shared.answer.lock().expect("lock").clone());
+    let answer = shared.answer.lock().expect("lock").clone();
     match answer {
         Answer::Ok(pause) => {
             tokio::time::sleep(pause).await;

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,12 +34,20 @@ pub enum Fault {
     Garbage,
     /// Nothing, for ever.
     Hang,
+    /// A head of a stream and one event, then nothing.
+    HangAfterFirstEvent,
+}
+
+#[derive(Default)]
+struct Shared {
+    requests: AtomicUsize,
+    health_hangs: AtomicBool,
 }
 
 /// A replica that fails in one way.
 pub struct RawFake {
     pub url: String,
-    requests: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
     listening: JoinHandle<()>,
 }
 
@@ -47,23 +55,30 @@ impl RawFake {
     pub async fn start(fault: Fault) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("address"));
-        let requests = Arc::new(AtomicUsize::new(0));
-        let counted = requests.clone();
+        let shared = Arc::new(Shared::default());
+        let given = shared.clone();
         let listening = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, fault, counted.clone()));
+                tokio::spawn(serve(stream, fault, given.clone()));
             }
         });
         Self {
             url,
-            requests,
+            shared,
             listening,
         }
     }
 
     /// Requests that it has failed.
     pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::SeqCst)
+        self.shared.requests.load(Ordering::SeqCst)
+    }
+}
+
+impl RawFake {
+    /// From now on `/health` is not answered either.
+    pub fn hang_health(&self) {
+        self.shared.health_hangs.store(true, Ordering::SeqCst);
     }
 }
 
@@ -73,7 +88,7 @@ impl Drop for RawFake {
     }
 }
 
-async fn serve(mut stream: TcpStream, fault: Fault, requests: Arc<AtomicUsize>) {
+async fn serve(mut stream: TcpStream, fault: Fault, shared: Arc<Shared>) {
     let mut received = Vec::new();
     let mut buffer = [0; 4096];
     while !received.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -83,6 +98,9 @@ async fn serve(mut stream: TcpStream, fault: Fault, requests: Arc<AtomicUsize>) 
         }
     }
     if received.starts_with(b"GET /health") {
+        if shared.health_hangs.load(Ordering::SeqCst) {
+            hang().await;
+        }
         let _ = stream
             .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
             .await;
@@ -91,7 +109,7 @@ async fn serve(mut stream: TcpStream, fault: Fault, requests: Arc<AtomicUsize>) 
     if !received.starts_with(b"POST") {
         return; // gRPC
     }
-    requests.fetch_add(1, Ordering::SeqCst);
+    shared.requests.fetch_add(1, Ordering::SeqCst);
     const STREAM: &str =
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     let piece = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
@@ -103,13 +121,19 @@ async fn serve(mut stream: TcpStream, fault: Fault, requests: Arc<AtomicUsize>) 
         Fault::CloseInSecondEvent => format!("{STREAM}{}", piece("data: {\"n\":1}\n\ndata: {\"n\"")),
         Fault::EndWithoutDone => format!("{STREAM}{}0\r\n\r\n", piece("data: {\"n\":1}\n\n")),
         Fault::Garbage => "SSH-2.0-OpenSSH_9.6\r\n\r\n".to_owned(),
-        Fault::Hang => {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-            return;
-        }
+        Fault::Hang => return hang().await,
+        Fault::HangAfterFirstEvent => format!("{STREAM}{}", piece("data: {\"n\":1}\n\n")),
     };
     let _ = stream.write_all(bytes.as_bytes()).await;
+    if fault == Fault::HangAfterFirstEvent {
+        hang().await;
+    }
     if fault == Fault::ResetInHead {
         let _ = stream.set_zero_linger();
     }
+}
+
+/// Longer than any test.
+async fn hang() {
+    tokio::time::sleep(Duration::from_secs(3600)).await;
 }
