@@ -120,6 +120,15 @@ impl Launch<'_> {
     fn run<B: Backend>(&self, backend: Arc<B>) -> Result<Launched, LaunchFailure> {
         let (model, tokenizer) = self.load(&*backend)?;
         let card = self.card(backend.device_name());
+        let (architecture, weights, device) = (&*card.architecture, &*card.weights, &*card.device);
+        let allocated_bytes = backend.allocated_bytes();
+        tracing::info!(
+            architecture,
+            weights,
+            device,
+            allocated_bytes,
+            "the model is loaded"
+        );
         let (engine, card) = match model {
             Model::Causal(model) => self.start_generator(backend, model, card)?,
             Model::Embedding(model) => self.start_embedder(backend, model, card)?,
