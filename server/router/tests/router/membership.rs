@@ -142,7 +142,8 @@ async fn a_replica_marked_as_draining_finishes_what_it_has_and_gets_nothing_new(
         list.replicas.push(replica("two", &two.url));
     });
     until("the other takes over", async || {
-        harness.health().await["models"][0]["ready"] == 1
+        let model = &harness.health().await["models"][0];
+        model["total"] == 2 && model["ready"] == 1
     })
     .await;
     for _ in 0..10 {

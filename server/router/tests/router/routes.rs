@@ -39,21 +39,9 @@ async fn every_served_name_is_a_model_and_can_be_asked_for() {
         });
     });
     crate::support::until("the new list is in force", async || {
-        let list: Value = harness
-            .client
-            .get(harness.url("/v1/models"))
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap();
-        let ids: Vec<_> = list["data"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|model| model["id"].clone())
-            .collect();
+        let list = send(&harness, Method::GET, "/v1/models", "").await.1;
+        let models = list["data"].as_array().expect("a list");
+        let ids: Vec<_> = models.iter().map(|model| model["id"].clone()).collect();
         list["object"] == "list" && ids == ["m", "org/m", "vectors"]
     })
     .await;
@@ -204,14 +192,12 @@ async fn the_body_the_path_and_harmless_headers_reach_the_replica_unchanged() {
         .body(body);
     let response = request.send().await.expect("answers");
     assert_eq!(response.headers()["x-request-id"], "id-7");
-    let seen = engine.shared.seen.lock().unwrap().pop().expect("a request");
+    let seen = engine.shared.seen.lock().expect("lock").pop().expect("a request");
     let (headers, uri, bytes) = seen;
     assert_eq!(bytes, body);
     assert_eq!(uri, "/v1/completions?trace=1");
-    assert_eq!(
-        (&headers["x-request-id"], &headers["traceparent"]),
-        (&"id-7".parse().unwrap(), &"00-1".parse().unwrap())
-    );
+    assert_eq!(headers["x-request-id"], "id-7");
+    assert_eq!(headers["traceparent"], "00-1");
     assert!(!headers.contains_key("authorization"));
     let response = harness
         .client
@@ -298,15 +284,7 @@ async fn metrics_have_a_bounded_number_of_series_whatever_clients_send() {
             .await,
         50.0
     );
-    let text = harness
-        .client
-        .get(harness.url("/metrics"))
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let text = harness.metrics().await;
     assert!(!text.contains("x49"), "a client made a series");
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("ferrum_router_"), "{line}");

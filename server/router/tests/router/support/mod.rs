@@ -103,6 +103,17 @@ impl Harness {
         (status, response.text().await.expect("text"))
     }
 
+    /// All metrics, as text.
+    pub async fn metrics(&self) -> String {
+        let response = self
+            .client
+            .get(self.url("/metrics"))
+            .send()
+            .await
+            .expect("answers");
+        response.text().await.expect("text")
+    }
+
     /// The sum of a metric's series whose labels contain `labels`.
     pub async fn metric(&self, name: &str, labels: &str) -> f64 {
         let response = self
