@@ -14,6 +14,8 @@ pub struct RouterConfig {
     pub api_key: Option<ApiKey>,
     /// Largest request body; a larger one is answered with 413.
     pub max_body_bytes: usize,
+    /// Most bytes of bodies held at a time; one more is answered with 429.
+    pub max_bodies_bytes: usize,
     /// Answers that are not streamed are held back up to this size, so that a replica that dies while it answers can
     /// be replaced; a larger one is passed on while it arrives.
     pub max_held_answer_bytes: usize,
@@ -80,6 +82,7 @@ impl RouterConfig {
             endpoints_path: endpoints_path.into(),
             api_key: None,
             max_body_bytes: 8 << 20,
+            max_bodies_bytes: 512 << 20,
             max_held_answer_bytes: 32 << 20,
             max_attempts: 4,
             max_connections: 8192,

@@ -29,6 +29,7 @@ pub use self::{
 struct Context {
     config: RouterConfig,
     fleet: fleet::Fleet,
+    bodies: proxy::Bodies,
     metrics: Arc<metrics::Metrics>,
     policy: Box<dyn policy::Policy>,
     /// Cancelled when the shutdown begins.

@@ -38,7 +38,7 @@ pub(crate) async fn answer(context: Arc<Context>, request: Request<Incoming>) ->
 }
 
 async fn dispatch(
-    context: &Context,
+    context: &Arc<Context>,
     route: Option<Route<'_>>,
     request: Request<Incoming>,
     request_id: &HeaderValue,

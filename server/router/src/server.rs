@@ -19,6 +19,7 @@ use crate::{
     fleet::Fleet,
     metrics::Metrics,
     policy::LeastTokens,
+    proxy::Bodies,
     routes,
 };
 
@@ -79,6 +80,7 @@ impl Router {
         let local_addr = listener.local_addr().map_err(listen_error)?;
         let context = Arc::new(Context {
             fleet: Fleet::new(config.clone()),
+            bodies: Bodies::new(config.max_body_bytes, config.max_bodies_bytes),
             config,
             metrics,
             policy: Box::new(LeastTokens),

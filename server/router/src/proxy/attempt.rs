@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     headers,
@@ -22,6 +23,8 @@ pub(crate) struct Outgoing {
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Its share of the memory for bodies, given back when no other replica can need it any more.
+    pub(crate) _budget: OwnedSemaphorePermit,
 }
 
 /// What an attempt needs besides.

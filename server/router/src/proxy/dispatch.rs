@@ -32,8 +32,8 @@ const RETRY_FULL_SECONDS: u32 = 1;
 const RETRY_NOT_READY_SECONDS: u32 = 5;
 
 /// One request and what became of it so far.
-pub(crate) struct Dispatch<'a> {
-    context: &'a Context,
+pub(crate) struct Dispatch {
+    context: Arc<Context>,
     outgoing: Outgoing,
     served_name: String,
     demand: Demand,
@@ -48,11 +48,11 @@ pub(crate) struct Dispatch<'a> {
     ticket: Option<Ticket>,
 }
 
-impl<'a> Dispatch<'a> {
+impl Dispatch {
     /// # Errors
     /// 400 for a body without a model, 404 for an unknown one.
     pub(crate) fn new(
-        context: &'a Context,
+        context: &Arc<Context>,
         outgoing: Outgoing,
         peek: &Peek<'_>,
     ) -> Result<(Self, Arc<Model>), ApiError> {
@@ -63,7 +63,7 @@ impl<'a> Dispatch<'a> {
             Task::Embedding => 0,
         };
         let dispatch = Self {
-            context,
+            context: context.clone(),
             demand: peek.demand(outgoing.body.len(), mean_completion),
             outgoing,
             served_name,

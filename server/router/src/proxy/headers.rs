@@ -34,13 +34,11 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// What goes to the replica. The client's key was for the router, and the answer must come uncompressed, as its
-/// events are looked at.
+/// What goes to the replica. The answer must come uncompressed, as its events are looked at.
 pub(crate) fn for_upstream(mut headers: HeaderMap, request_id: &HeaderValue) -> HeaderMap {
     remove_hop_by_hop(&mut headers);
     for name in [
         header::ACCEPT_ENCODING,
-        header::AUTHORIZATION,
         header::CONTENT_LENGTH,
         header::EXPECT,
         header::HOST,
@@ -80,12 +78,12 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_the_connection_and_the_routers_key_stay_behind() {
+    fn headers_of_the_connection_stay_behind() {
         let client = headers(&[
             ("connection", "keep-alive, x-private"),
             ("x-private", "1"),
             ("te", "trailers"),
-            ("authorization", "Bearer secret"),
+            ("accept-encoding", "gzip"),
             ("traceparent", "00-1"),
             ("content-type", "application/json"),
         ]);

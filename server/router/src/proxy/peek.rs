@@ -20,6 +20,8 @@ pub(crate) struct Peek<'a> {
     #[serde(borrow)]
     model: Lenient<'a>,
     #[serde(borrow)]
+    stream: Lenient<'a>,
+    #[serde(borrow)]
     max_tokens: Lenient<'a>,
     #[serde(borrow)]
     max_completion_tokens: Lenient<'a>,
@@ -35,6 +37,7 @@ enum Lenient<'a> {
     Number(u64),
     Other,
     Text(Cow<'a, str>),
+    True,
 }
 
 impl<'a> Peek<'a> {
@@ -67,6 +70,11 @@ impl<'a> Peek<'a> {
                 "`model` has a wrong type: expected a string",
             )),
         }
+    }
+
+    /// Whether the client wants a stream.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.stream, Lenient::True)
     }
 
     /// What it will cost, as far as one can tell without a tokenizer. `mean_completion` is 0 for a task that makes no
@@ -122,8 +130,8 @@ impl<'de> Visitor<'de> for AnyValue {
         f.write_str("any value")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Lenient::Other)
+    fn visit_bool<E>(self, value: bool) -> Result<Self::Value, E> {
+        Ok(if value { Lenient::True } else { Lenient::Other })
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Self::Value, E> {
@@ -175,6 +183,7 @@ mod tests {
             r#"{"messages":[{"content":"x"}],"n":2,"stream":true,"max_tokens":7,"model":"org/\u006da"}"#,
         );
         assert_eq!(peek.model().expect("model"), "org/ma");
+        assert!(peek.is_stream());
         let demand = peek.demand(400, 50);
         assert_eq!((demand.prompt, demand.completion), (100, 14));
     }
@@ -183,6 +192,7 @@ mod tests {
     fn fields_of_wrong_types_are_left_to_the_engine() {
         let peek =
             peek(r#"{"model":"m","stream":"yes","max_tokens":{"a":[1]},"n":-3,"max_completion_tokens":1.5}"#);
+        assert!(!peek.is_stream());
         assert_eq!(peek.demand(0, 50).completion, 50);
     }
 

@@ -6,16 +6,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use ferrum_api::ApiError;
+use ferrum_api::{ApiError, ErrorKind};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
-use super::sse::{Arriving, BoxError, SseBody};
+use super::{
+    late::LateBody,
+    sse::{Arriving, BoxError, SseBody},
+};
 
 /// The body of an answer.
 pub(crate) enum ReplyBody {
     /// Complete; empty once taken.
     Full(Bytes),
+    /// Events that take long to begin.
+    Late(Box<LateBody>),
     /// Larger than what is held back: passed on while it arrives.
     Relay(Box<Relay>),
     /// Events.
@@ -53,6 +58,11 @@ pub(crate) fn error(error: &ApiError) -> Response<ReplyBody> {
             .headers_mut()
             .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    if error.kind == ErrorKind::Authentication {
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     response
 }
 
@@ -67,6 +77,7 @@ impl Body for ReplyBody {
         match &mut *self {
             Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Late(late) => late.poll_frame(cx),
             Self::Relay(relay) => relay.poll_frame(cx),
             Self::Stream(stream) => Pin::new(stream.as_mut()).poll_frame(cx),
         }
@@ -75,6 +86,7 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(bytes) => bytes.is_empty(),
+            Self::Late(late) => late.is_end_stream(),
             Self::Relay(relay) => relay.held.is_empty() && relay.arriving.is_none(),
             Self::Stream(stream) => stream.is_end_stream(),
         }
@@ -83,7 +95,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Relay(_) | Self::Stream(_) => SizeHint::default(),
+            Self::Late(_) | Self::Relay(_) | Self::Stream(_) => SizeHint::default(),
         }
     }
 }

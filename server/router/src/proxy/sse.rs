@@ -271,8 +271,18 @@ fn has_content(events: &[u8]) -> bool {
 fn error_event(reason: &str) -> Bytes {
     let message = format!("the replica broke off its answer: {reason}");
     let error = ApiError::new(ErrorKind::UpstreamFailed, message);
-    let json = serde_json::to_string(&error.body()).unwrap_or_default();
-    Bytes::from(format!("data: {json}\n\n"))
+    event(&serde_json::to_vec(&error.body()).unwrap_or_default())
+}
+
+/// A document as an event. Line breaks can only stand between the tokens of JSON, where a blank does as well.
+pub(crate) fn event(json: &[u8]) -> Bytes {
+    let mut event = b"data: ".to_vec();
+    event.extend(
+        json.iter()
+            .map(|&byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }),
+    );
+    event.extend_from_slice(b"\n\n");
+    event.into()
 }
 
 #[cfg(test)]

@@ -198,7 +198,10 @@ async fn the_body_the_path_and_harmless_headers_reach_the_replica_unchanged() {
     assert_eq!(uri, "/v1/completions?trace=1");
     assert_eq!(headers["x-request-id"], "id-7");
     assert_eq!(headers["traceparent"], "00-1");
-    assert!(!headers.contains_key("authorization"));
+    assert_eq!(
+        headers["authorization"], "Bearer secret",
+        "the router has no key, so it is the replica's"
+    );
     let response = harness
         .client
         .get(harness.url("/nowhere"))
@@ -225,6 +228,7 @@ async fn with_a_key_set_only_its_holders_reach_v1() {
         }
         let response = request.send().await.expect("answers");
         assert_eq!(response.status(), 401, "{key:?}");
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
         let error: Value = response.json().await.expect("JSON");
         assert_eq!(error["error"]["code"], "invalid_api_key");
     }
@@ -289,4 +293,32 @@ async fn metrics_have_a_bounded_number_of_series_whatever_clients_send() {
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         assert!(line.starts_with("ferrum_router_"), "{line}");
     }
+}
+
+#[tokio::test]
+async fn the_bodies_that_are_held_have_a_bound_together() {
+    let engine = FakeEngine::start("a").await;
+    engine.answer(Answer::Ok(Duration::from_secs(600)));
+    let harness = Harness::with(std::slice::from_ref(&engine.url), 1, |config| {
+        config.max_body_bytes = 1 << 20;
+        config.max_bodies_bytes = 1 << 20;
+    })
+    .await;
+    let mut large = chat();
+    large["messages"][0]["content"] = Value::from("x".repeat(700_000));
+    let request = harness
+        .client
+        .post(harness.url("/v1/chat/completions"))
+        .json(&large);
+    let held = tokio::spawn(request.send());
+    crate::support::until("it is held", async || engine.requests() == 1).await;
+    let (status, body) = harness.ask(large).await;
+    assert_eq!((status, &body["error"]["code"]), (429, &json!("overloaded")));
+    held.abort();
+    crate::support::until("it is given back", async || {
+        harness.metric("ferrum_router_client_disconnects_total", "").await == 1.0
+    })
+    .await;
+    engine.answer(Answer::Ok(Duration::ZERO));
+    assert_eq!(harness.ask(chat()).await.0, 200);
 }
