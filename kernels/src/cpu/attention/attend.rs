@@ -7,7 +7,7 @@ use crate::{
         attention::{
             block::Block,
             element::Element,
-            micro::{GROUPS, TILE, Tile},
+            micro::{AHEAD, GROUPS, TILE, Tile},
             plan::{BLOCK_ROWS, Task},
             scratch::padded,
             softmax::{RowState, merge},
@@ -179,7 +179,7 @@ impl<K: Source> Launch<'_, K> {
             return None;
         }
         let mut found = Tile {
-            keys: [std::ptr::null(); GROUPS],
+            keys: [std::ptr::null(); GROUPS + AHEAD],
             key_stride,
             values: [std::ptr::null(); GROUPS],
             value_stride,
@@ -188,6 +188,14 @@ impl<K: Source> Launch<'_, K> {
             let position = tile * TILE + group * LANES;
             let [keys, values] = self.source.in_place(task.seq, task.kv_head, position)?;
             (found.keys[group], found.values[group]) = (keys, values);
+        }
+        if tile + 1 < task.tiles.end {
+            let (from, to) = task.extent_in(tile + 1);
+            let ahead = from / LANES..to.div_ceil(LANES).min(from / LANES + AHEAD);
+            for (next, group) in found.keys[GROUPS..].iter_mut().zip(ahead) {
+                let [keys, _] = self.source.in_place(task.seq, task.kv_head, group * LANES)?;
+                *next = keys;
+            }
         }
         Some(found)
     }
@@ -202,7 +210,7 @@ impl<K: Source> Launch<'_, K> {
     ) -> Tile<f32> {
         let (key_len, value_len) = (LANES * self.heads.head_dim, LANES * self.width());
         let mut copied = Tile {
-            keys: [std::ptr::null(); GROUPS],
+            keys: [std::ptr::null(); GROUPS + AHEAD],
             key_stride: LANES,
             values: [std::ptr::null(); GROUPS],
             value_stride: self.width(),

@@ -11,6 +11,9 @@ use crate::cpu::{
 pub(super) trait Element: Zeroable {
     const ZERO: Self;
 
+    /// Whether tiles of this type are mostly read from memory, rather than from a copy in the cache.
+    const FROM_MEMORY: bool;
+
     fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V;
     fn store<S: Lanes>(s: S, v: S::V, to: &mut [Self; LANES]);
     fn to_f32(self) -> f32;
@@ -18,6 +21,7 @@ pub(super) trait Element: Zeroable {
 
 impl Element for f32 {
     const ZERO: Self = 0.0;
+    const FROM_MEMORY: bool = false;
 
     #[inline(always)]
     fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V {
@@ -37,6 +41,7 @@ impl Element for f32 {
 /// Bits of half precision.
 impl Element for u16 {
     const ZERO: Self = 0;
+    const FROM_MEMORY: bool = true;
 
     #[inline(always)]
     fn load<S: Lanes>(s: S, from: &[Self; LANES]) -> S::V {

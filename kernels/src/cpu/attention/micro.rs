@@ -15,14 +15,18 @@ pub(super) const TILE: usize = 256;
 /// Vectors of keys in a tile.
 pub(super) const GROUPS: usize = TILE / LANES;
 
+/// Most groups whose keys are asked for ahead of their use.
+pub(super) const AHEAD: usize = 4;
+
 /// Most query rows of a block.
 pub(super) const MAX_ROWS: usize = 6;
 
 /// Where the keys and values of a tile are, in groups of sixteen consecutive positions. Only groups that some
 /// query of the task sees are set.
 pub(super) struct Tile<E> {
-    /// Each `(head_dim, key_stride)`, sixteen elements of a row used.
-    pub(super) keys: [*const E; GROUPS],
+    /// Each `(head_dim, key_stride)`, sixteen elements of a row used; then the first of the next tile, if there
+    /// is one, which are only asked for.
+    pub(super) keys: [*const E; GROUPS + AHEAD],
     pub(super) key_stride: usize,
     /// Each `(16, value_stride)`.
     pub(super) values: [*const E; GROUPS],
@@ -52,6 +56,15 @@ impl<E: Element, const R: usize, const C: usize> Kernel for Scores<'_, E, R, C> 
             for c in 0..C {
                 // SAFETY: the group holds sixteen elements for each element of the head.
                 k[c] = E::load(s, unsafe { &*keys[c].add(d * self.tile.key_stride).cast() });
+            }
+            if E::FROM_MEMORY {
+                // The next groups' keys and these groups' values, as much of each as was used of these keys.
+                for c in 0..C {
+                    let next = self.tile.keys[self.group + C + c];
+                    s.prefetch(next.wrapping_add(d * self.tile.key_stride).cast());
+                    let values = self.tile.values[self.group + c];
+                    s.prefetch(values.wrapping_add(d * LANES).cast());
+                }
             }
             for r in 0..R {
                 // SAFETY: `q` holds `R` rows.

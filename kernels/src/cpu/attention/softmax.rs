@@ -41,18 +41,40 @@ pub(super) fn softmax<S: Lanes>(s: S, scores: &mut [f32; TILE], (from, to): (usi
         let x = s.select_lt(index, s.splat(from as f32), hidden, x);
         s.store(s.select_lt(index, s.splat(to as f32), x, hidden), &mut scores[at]);
     }
-    let mut largest = hidden;
-    for x in scores.iter() {
-        largest = s.max(largest, s.load(x));
+    // Four of each, in turn: one maximum or sum has to wait for the one before.
+    let mut largest = [hidden; 4];
+    let (quads, rest) = scores.as_chunks::<4>();
+    for x in quads {
+        for (largest, x) in largest.iter_mut().zip(x) {
+            *largest = s.max(*largest, s.load(x));
+        }
     }
-    let max = s.max_lane(largest);
-    let mut sum = s.splat(0.0);
-    for x in scores {
-        let power = lanes::exp2(s, s.sub(s.load(x), s.splat(max)));
-        sum = s.add(sum, power);
-        s.store(power, x);
+    for (largest, x) in largest.iter_mut().zip(rest) {
+        *largest = s.max(*largest, s.load(x));
     }
-    RowState { max, sum: s.sum(sum) }
+    let max = s.max_lane(s.max(s.max(largest[0], largest[1]), s.max(largest[2], largest[3])));
+    let base = s.splat(max);
+    let mut sums = [s.splat(0.0); 4];
+    let (quads, rest) = scores.as_chunks_mut::<4>();
+    for x in quads {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            add_power(s, x, base, sum);
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        add_power(s, x, base, sum);
+    }
+    RowState {
+        max,
+        sum: s.sum(s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]))),
+    }
+}
+
+#[inline(always)]
+fn add_power<S: Lanes>(s: S, x: &mut [f32; LANES], base: S::V, sum: &mut S::V) {
+    let power = lanes::exp2(s, s.sub(s.load(x), base));
+    *sum = s.add(*sum, power);
+    s.store(power, x);
 }
 
 /// Adds a tile (`part`, weighted sum `values`) to what the row has seen before (`state`, `out`).

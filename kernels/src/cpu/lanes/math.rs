@@ -6,6 +6,17 @@ use crate::cpu::lanes::Lanes;
 /// `|r| <= ln(2) / 2`, rounded to f32. With them `e^r` is off by at most 2^-26.
 pub(super) const EXP: [f32; 5] = [1.392_621_3e-3, 8.363_203e-3, 4.166_655_6e-2, 1.666_657_6e-1, 0.5];
 
+/// Coefficients of `q` in `2^f = 1 + f q(f)`, highest first: the Chebyshev approximation of degree 5 on
+/// `|f| <= 1/2`, rounded to f32. With them `2^f` is off by at most 2^-26.
+pub(super) const EXP2: [f32; 6] = [
+    1.545_316_3e-4,
+    1.339_086_3e-3,
+    9.618_083e-3,
+    5.550_357e-2,
+    2.402_265e-1,
+    std::f32::consts::LN_2,
+];
+
 /// Coefficients of `(1 + 2t) e^(t^2) erfc(t)` in `u = (t - 2) / (t + 2)`, highest first: the Chebyshev
 /// approximation of degree 9 for `0 <= t <= 12`, rounded to f32; off by at most 2^-24 of the value.
 const ERFC: [f32; 10] = [
@@ -21,19 +32,16 @@ const ERFC: [f32; 10] = [
     1.276_978_4,
 ];
 
-/// `2^x`; 0 below -126, infinity above 127.5, NaN for NaN.
+/// `2^x` for `x <= 127`; 0 below -126, NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp2<S: Lanes>(s: S, x: S::V) -> S::V {
-    let lowest = s.splat(-126.0);
-    // The argument comes second so that NaN stays.
-    let clamped = s.min(s.splat(128.0), s.max(lowest, x));
-    let n = s.round(clamped);
-    let r = s.mul(s.sub(clamped, n), s.splat(std::f32::consts::LN_2));
-    let power = s.mul(exp_reduced(s, r), s.pow2(n));
-    s.select_lt(x, lowest, s.splat(0.0), power)
+    let n = s.round(x);
+    let f = s.sub(x, n);
+    let power = s.mul_add(f, polynomial(s, &EXP2, f), s.splat(1.0));
+    s.select_lt(x, s.splat(-126.0), s.splat(0.0), s.scale(power, n))
 }
 
-/// `e^x`; 0 below -87.33, infinity above 88.72, NaN for NaN.
+/// `e^x`; 0 below -87.33, infinity above 88.72 (or already 88.37), NaN for NaN.
 #[inline(always)]
 pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
     // ln(2) in two parts, the first short enough that its product with `n` is exact.
@@ -44,8 +52,7 @@ pub(crate) fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
     let n = s.round(s.mul(clamped, s.splat(std::f32::consts::LOG2_E)));
     let r = s.mul_add(n, s.splat(-LN_2_HIGH), clamped);
     let r = s.mul_add(n, s.splat(-LN_2_LOW), r);
-    let power = s.mul(exp_reduced(s, r), s.pow2(n));
-    s.select_lt(x, lowest, s.splat(0.0), power)
+    s.select_lt(x, lowest, s.splat(0.0), s.scale(exp_reduced(s, r), n))
 }
 
 /// `Phi(x)`, the standard normal distribution function; its relative error stays small in the lower tail.

@@ -54,42 +54,26 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest integer, ties to even.
     fn round(self, v: Self::V) -> Self::V;
-    /// `2^n` for integers `n` from -126 to 127; infinity for 128.
-    fn pow2(self, n: Self::V) -> Self::V;
+    /// `v * 2^n` for integers `n` from -126 to 127; infinity, or the product if it is finite, for 128.
+    fn scale(self, v: Self::V, n: Self::V) -> Self::V;
     /// `then` in lanes where `a < b`, `otherwise` elsewhere (NaN included).
     fn select_lt(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
+    /// Asks for the cache line at `address`, which may be any.
+    fn prefetch(self, address: *const u8);
     /// Whether any lane of `a` is greater than its lane of `b`.
     fn any_gt(self, a: Self::V, b: Self::V) -> bool;
 
     /// The sum of all lanes: halves added to one another until one lane is left.
-    #[inline(always)]
-    fn sum(self, v: Self::V) -> f32 {
-        let mut x = [0.0; LANES];
-        self.store(v, &mut x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                x[i] += x[i + half];
-            }
-        }
-        x[0]
-    }
-
+    fn sum(self, v: Self::V) -> f32;
     /// The largest lane.
-    #[inline(always)]
-    fn max_lane(self, v: Self::V) -> f32 {
-        let mut x = [0.0; LANES];
-        self.store(v, &mut x);
-        for half in [8, 4, 2, 1] {
-            for i in 0..half {
-                x[i] = if x[i] > x[i + half] { x[i] } else { x[i + half] };
-            }
-        }
-        x[0]
-    }
+    fn max_lane(self, v: Self::V) -> f32;
 
     /// Up to sixteen elements, then `fill`.
     #[inline(always)]
     fn load_partial(self, from: &[f32], fill: f32) -> Self::V {
+        if let Ok(whole) = from.try_into() {
+            return self.load(whole);
+        }
         let mut x = [fill; LANES];
         x[..from.len()].copy_from_slice(from);
         self.load(&x)

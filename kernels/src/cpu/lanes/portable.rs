@@ -124,8 +124,35 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn pow2(self, n: F32x16) -> F32x16 {
-        map(n, |n| f32::from_bits(((n as i32 + 127) << 23) as u32))
+    fn scale(self, v: F32x16, n: F32x16) -> F32x16 {
+        zip(v, n, |v, n| {
+            v * f32::from_bits(((n as i32).wrapping_add(127) << 23) as u32)
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
+    fn sum(self, v: F32x16) -> f32 {
+        let mut x = v.0;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                x[i] += x[i + half];
+            }
+        }
+        x[0]
+    }
+
+    #[inline(always)]
+    fn max_lane(self, v: F32x16) -> f32 {
+        let mut x = v.0;
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                x[i] = if x[i] > x[i + half] { x[i] } else { x[i + half] };
+            }
+        }
+        x[0]
     }
 
     #[inline(always)]
