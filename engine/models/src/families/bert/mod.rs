@@ -4,6 +4,7 @@
 //! the transformers library in `tests/golden_bert.rs`.
 
 mod model;
+mod scratch;
 
 use ferrum_engine::Task;
 use ferrum_kernels::Backend;

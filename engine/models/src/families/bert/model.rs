@@ -5,7 +5,7 @@ use ferrum_kernels::{
     ops::{AttentionMask, Gelu, HeadLayout},
 };
 
-use super::Limits;
+use super::{Limits, scratch::Scratch};
 use crate::{
     BatchLimits, EmbedBatch, Embedder, LoadError,
     config::{EncoderConfig, Pooling},
@@ -34,18 +34,6 @@ struct Layer<B: Backend> {
     heads: HeadLayout,
     gelu: Gelu,
     intermediate_size: usize,
-}
-
-/// Activations of one step.
-struct Scratch<B: Backend> {
-    hidden: B::Buffer,       // (rows, hidden)
-    block_out: B::Buffer,    // (rows, hidden)
-    qkv: B::Buffer,          // (rows, 3 * hidden)
-    attended: B::Buffer,     // (rows, hidden)
-    intermediate: B::Buffer, // (rows, intermediate)
-    pooled: B::Buffer,       // (num_seqs, hidden)
-    /// `(rows)` zeros: every text is of the first type.
-    token_types: B::Indices,
 }
 
 impl<B: Backend> BertModel<B> {
@@ -156,27 +144,6 @@ impl<B: Backend> Layer<B> {
         backend.add(&s.hidden, &mut s.block_out, len)?;
         self.output_layer_norm
             .forward(backend, &s.block_out, rows, &mut s.hidden)
-    }
-}
-
-impl<B: Backend> Scratch<B> {
-    fn alloc(
-        loader: &WeightLoader<'_, B>,
-        config: &EncoderConfig,
-        limits: BatchLimits,
-    ) -> Result<Self, LoadError> {
-        let tokens = limits.max_num_batched_tokens;
-        let rows = |width: usize| loader.alloc("activations", tokens * width);
-        let token_types = loader.backend.alloc_indices(tokens);
-        Ok(Self {
-            hidden: rows(config.hidden_size)?,
-            block_out: rows(config.hidden_size)?,
-            qkv: rows(config.heads.qkv_width())?,
-            attended: rows(config.hidden_size)?,
-            intermediate: rows(config.intermediate_size)?,
-            pooled: loader.alloc("embeddings", limits.max_num_seqs * config.hidden_size)?,
-            token_types: token_types.map_err(|source| loader.failed("token types", source))?,
-        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! numbers are compared with those of the transformers library in `tests/golden_llama.rs`.
 
 mod model;
+mod scratch;
 
 use ferrum_engine::Task;
 use ferrum_kernels::Backend;

@@ -5,7 +5,7 @@ use ferrum_kernels::{
     backend::{KvDtype, KvLayout},
 };
 
-use super::Limits;
+use super::{Limits, scratch::Scratch};
 use crate::{
     BatchLimits, CausalLm, ForwardBatch, LoadError,
     config::DecoderConfig,
@@ -30,21 +30,6 @@ struct Layer<B: Backend> {
     self_attn: PagedAttention<B>,
     post_attention_layernorm: RmsNorm<B>,
     mlp: GatedMlp<B>,
-}
-
-/// Activations of one step; `rows` is the step's tokens, `last` the rows whose logits are wanted.
-struct Scratch<B: Backend> {
-    residual: B::Buffer,      // (rows, hidden)
-    normed: B::Buffer,        // (rows, hidden)
-    block_out: B::Buffer,     // (rows, hidden)
-    qkv: B::Buffer,           // (rows, qkv_width)
-    attended: B::Buffer,      // (rows, q_width)
-    gate_up: B::Buffer,       // (rows, 2 * intermediate)
-    activated: B::Buffer,     // (rows, intermediate)
-    last_residual: B::Buffer, // (last, hidden)
-    last_out: B::Buffer,      // (last, hidden)
-    last_normed: B::Buffer,   // (last, hidden)
-    logits: B::Buffer,        // (last, vocab)
 }
 
 impl<B: Backend> LlamaModel<B> {
@@ -89,31 +74,6 @@ impl<B: Backend> Layer<B> {
             self_attn: PagedAttention::load(loader, &name("self_attn."), config, layer)?,
             post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), hidden, eps)?,
             mlp: GatedMlp::load(loader, &name("mlp."), widths, config.mlp_bias)?,
-        })
-    }
-}
-
-impl<B: Backend> Scratch<B> {
-    fn alloc(
-        loader: &WeightLoader<'_, B>,
-        config: &DecoderConfig,
-        limits: BatchLimits,
-    ) -> Result<Self, LoadError> {
-        let rows = |width: usize| loader.alloc("activations", limits.max_num_batched_tokens * width);
-        let last = |width: usize| loader.alloc("logits", limits.max_num_seqs * width);
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        Ok(Self {
-            residual: rows(hidden)?,
-            normed: rows(hidden)?,
-            block_out: rows(hidden)?,
-            qkv: rows(config.heads.qkv_width())?,
-            attended: rows(config.heads.q_width())?,
-            gate_up: rows(2 * intermediate)?,
-            activated: rows(intermediate)?,
-            last_residual: last(hidden)?,
-            last_out: last(hidden)?,
-            last_normed: last(hidden)?,
-            logits: last(config.vocab_size)?,
         })
     }
 }
