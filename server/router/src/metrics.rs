@@ -1,7 +1,8 @@
 //! What the router counts. Labels are names from the snapshot, routes and statuses: a client cannot make new ones.
 
 use std::{
-    sync::Arc,
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,6 +22,7 @@ const OTHER: &str = "other";
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    model_labels: Mutex<HashSet<String>>,
     requests: IntCounterVec,
     durations: HistogramVec,
     waits: Histogram,
@@ -61,6 +63,7 @@ impl Metrics {
         let counter = |name: &str, help: &str| IntCounter::new(name, help);
         let metrics = Self {
             registry: Registry::new(),
+            model_labels: Mutex::default(),
             requests: IntCounterVec::new(
                 Opts::new("ferrum_router_requests_total", "Requests answered"),
                 &["route", "model", "status"],
@@ -197,15 +200,15 @@ impl Metrics {
         }
     }
 
-    /// The label of a model, as long as there are not too many.
+    /// The label of a model, as long as there are not too many: models come and go, series stay.
     fn model_label<'a>(&self, model: Option<&'a str>) -> &'a str {
         let Some(model) = model else { return OTHER };
-        let series = self
-            .requests
-            .collect()
-            .first()
-            .map_or(0, |family| family.get_metric().len());
-        if series < MAX_LABELS { model } else { OTHER }
+        let mut known = self.model_labels.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(model) || (known.len() < MAX_LABELS && known.insert(model.to_owned())) {
+            model
+        } else {
+            OTHER
+        }
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use ferrum_api::telemetry::phase_change::Phase;
+use futures_util::future::join_all;
+
 use crate::support::{
     Harness, chat,
-    fake::{Answer, FakeEngine},
+    fake::{Answer, FakeEngine, phase},
     raw::{Fault, RawFake},
-    streamed_chat,
+    streamed_chat, until,
 };
 
 /// A failing replica and a good one; the failing one is chosen first in about half of the requests.
@@ -47,6 +50,53 @@ async fn a_stream_that_breaks_before_its_first_event_goes_to_another_replica() {
         assert_eq!(text, "data: {\"replica\":\"good\",\"n\":0}\n\ndata: [DONE]\n\n");
     }
     assert!(bad.requests() >= 1);
+    harness.await_idle().await;
+}
+
+#[tokio::test]
+async fn a_stream_whose_first_event_is_the_engines_failure_goes_to_another_replica() {
+    let (bad, good, harness) = with_fault(Fault::ErrorFirst).await;
+    good.answer(Answer::Events(1));
+    for _ in 0..4 {
+        good.allow_event();
+        let (_, text) = harness.stream(streamed_chat()).await;
+        assert!(text.starts_with("data: {\"replica\":\"good\""), "{text}");
+    }
+    assert!(bad.requests() >= 1);
+    harness.await_idle().await;
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_meanwhile_is_no_failure() {
+    let engine = RawFake::start(Fault::OneAnswerAConnection).await;
+    let harness = Harness::start(std::slice::from_ref(&engine.url), 1).await;
+    for _ in 0..5 {
+        assert_eq!(harness.ask(chat()).await.0, 200);
+    }
+    assert_eq!(harness.metric("ferrum_router_retries_total", "").await, 0.0);
+}
+
+#[tokio::test]
+async fn a_lone_replica_that_is_killed_and_comes_back_loses_no_whole_answer() {
+    let engine = FakeEngine::start("first").await;
+    engine.answer(Answer::Ok(Duration::from_secs(600)));
+    let harness = Harness::start(std::slice::from_ref(&engine.url), 1).await;
+    let asked = join_all((0..20).map(|_| harness.ask(chat())));
+    let kill = async {
+        until("all run", async || engine.requests() == 20).await;
+        let address = engine.url.trim_start_matches("http://").to_owned();
+        drop(engine);
+        harness.await_ready(0).await;
+        until("they wait for it", async || {
+            harness.metric("ferrum_router_waiting_requests", "").await == 20.0
+        })
+        .await;
+        let ready = phase(Phase::Ready, 0, 0);
+        FakeEngine::at(&address, "second", ready, Answer::Ok(Duration::ZERO)).await
+    };
+    let (answers, _engine) = tokio::join!(asked, kill);
+    let is_second = |(status, body): &(u16, serde_json::Value)| *status == 200 && body["replica"] == "second";
+    assert!(answers.iter().all(is_second), "{answers:?}");
     harness.await_idle().await;
 }
 

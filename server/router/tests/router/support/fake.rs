@@ -82,7 +82,12 @@ impl FakeEngine {
     }
 
     pub async fn with(name: &str, phase: PhaseChange, answer: Answer) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        Self::at("127.0.0.1:0", name, phase, answer).await
+    }
+
+    /// At this address, as a process that was restarted.
+    pub async fn at(address: &str, name: &str, phase: PhaseChange, answer: Answer) -> Self {
+        let listener = std::net::TcpListener::bind(address).expect("binds");
         listener.set_nonblocking(true).expect("non-blocking");
         let url = format!("http://{}", listener.local_addr().expect("address"));
         let shared = Arc::new(Shared {

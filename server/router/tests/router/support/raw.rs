@@ -30,6 +30,10 @@ pub enum Fault {
     CloseInSecondEvent,
     /// A stream that ends properly, but without its last event.
     EndWithoutDone,
+    /// A stream whose first event tells of the engine's failure.
+    ErrorFirst,
+    /// One good answer a connection: the next request there finds it closed.
+    OneAnswerAConnection,
     /// What is no HTTP.
     Garbage,
     /// Nothing, for ever.
@@ -120,11 +124,21 @@ async fn serve(mut stream: TcpStream, fault: Fault, shared: Arc<Shared>) {
         Fault::CloseBeforeFirstEvent => format!("{STREAM}{}", piece(": soon\n\n")),
         Fault::CloseInSecondEvent => format!("{STREAM}{}", piece("data: {\"n\":1}\n\ndata: {\"n\"")),
         Fault::EndWithoutDone => format!("{STREAM}{}0\r\n\r\n", piece("data: {\"n\":1}\n\n")),
+        Fault::ErrorFirst => {
+            let error = "data: {\"error\":{\"message\":\"x\",\"type\":\"server_error\",\"code\":\"engine_failed\"}}\n\n";
+            format!("{STREAM}{}0\r\n\r\n", piece(error))
+        }
+        Fault::OneAnswerAConnection => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_owned(),
         Fault::Garbage => "SSH-2.0-OpenSSH_9.6\r\n\r\n".to_owned(),
         Fault::Hang => return hang().await,
         Fault::HangAfterFirstEvent => format!("{STREAM}{}", piece("data: {\"n\":1}\n\n")),
     };
     let _ = stream.write_all(bytes.as_bytes()).await;
+    if fault == Fault::OneAnswerAConnection {
+        let _ = stream.read(&mut buffer).await; // closes as soon as the next request begins
+        let _ = stream.set_zero_linger();
+        return;
+    }
     if fault == Fault::HangAfterFirstEvent {
         hang().await;
     }
