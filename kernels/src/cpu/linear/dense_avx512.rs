@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    avx512::unroll,
+    avx512_decode::unroll,
     dense::{BF16, DenseKernel, DensePanel, Element, F16, F32},
 };
 use crate::tensor::WeightFormat;

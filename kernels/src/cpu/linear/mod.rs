@@ -9,6 +9,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_decode;
 mod dense;
 #[cfg(target_arch = "x86_64")]
 mod dense_avx2;
