@@ -384,6 +384,11 @@ fn parts_that_do_not_fit_are_refused() {
         rows: 5,
         ..good.clone()
     };
+    let empty = HostTensor {
+        rows: 0,
+        bytes: Vec::new().into(),
+        ..good.clone()
+    };
     let ragged = HostTensor {
         cols: 65,
         ..good.clone()
@@ -391,6 +396,7 @@ fn parts_that_do_not_fit_are_refused() {
     for (parts, message) in [
         (vec![], "without parts"),
         (vec![good.clone(), other], "64 and 96 columns do not stack"),
+        (vec![empty], "a Q4_0 matrix of 0 x 64 is empty"),
         (vec![short], "a Q4_0 matrix of 5 x 64 takes 5 x 36 bytes, not 144"),
         (vec![ragged], "65 columns are no multiple of Q4_0's block of 32"),
     ] {
@@ -399,6 +405,9 @@ fn parts_that_do_not_fit_are_refused() {
     }
     let weight = backend.prepare_weight(&[good]).expect("a weight");
     let x = backend.alloc(64).expect("memory");
+    backend
+        .linear(&x, &weight, None, 0, &mut backend.alloc(0).expect("memory"))
+        .expect("nothing to do");
     let mut out = backend.alloc(3).expect("memory");
     let error = backend
         .linear(&x, &weight, None, 1, &mut out)

@@ -45,7 +45,7 @@ pub(super) fn multiply(
     // A multiple of every kernel's tile.
     let wanted = matrix.rows.div_ceil(8 * pool.threads());
     let w_step = wanted.max(MIN_TASK_BYTES / row_bytes.max(1)).next_multiple_of(8);
-    let x_step = (PANEL_BYTES / (4 * k).max(1)).max(8).next_multiple_of(4);
+    let x_step = (PANEL_BYTES / (4 * k).max(1)).max(6).next_multiple_of(6);
     let w_bytes: &[u8] = &matrix.bytes;
     pool.run(matrix.rows.div_ceil(w_step), |task| {
         let w_rows = task * w_step..matrix.rows.min((task + 1) * w_step);

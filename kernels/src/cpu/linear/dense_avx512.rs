@@ -1,11 +1,11 @@
-//! Dense products for AVX-512: tiles of 4 weight rows x 4 activation rows, or 8 x 1.
+//! Dense products for AVX-512: tiles of 4 weight rows x 6 activation rows, or 8 x 1.
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
 
 use super::{
     avx512_decode::unroll,
-    dense::{BF16, DenseKernel, DensePanel, Element, F16, F32},
+    dense::{BF16, DenseKernel, DensePanel, Element, F16, F32, LANES},
 };
 use crate::tensor::WeightFormat;
 
@@ -60,31 +60,37 @@ impl Load for BF16 {
 unsafe fn panel<E: Load>(panel: &DensePanel) {
     let mut r = 0;
     while r < panel.w_rows {
-        let w_left = panel.w_rows - r;
         let mut c = 0;
         // SAFETY: the caller's promise; each tile is inside the panel.
         unsafe {
-            while c + 4 <= panel.x_rows && w_left >= 4 {
-                tile_4x4::<E>(panel, r, c);
-                c += 4;
+            match (panel.w_rows - r, panel.x_rows) {
+                (8.., 1) => {
+                    single::<E, 8, 1>(panel, r, 0);
+                    r += 8;
+                }
+                (4.., _) => {
+                    while c < panel.x_rows {
+                        c += match panel.x_rows - c {
+                            1 => quad::<E, 1>(panel, r, c),
+                            2 => quad::<E, 2>(panel, r, c),
+                            3 => quad::<E, 3>(panel, r, c),
+                            4 | 5 => quad::<E, 4>(panel, r, c),
+                            _ => quad::<E, 6>(panel, r, c),
+                        };
+                    }
+                    r += 4;
+                }
+                _ => {
+                    while c < panel.x_rows {
+                        c += match panel.x_rows - c {
+                            1 => single::<E, 1, 1>(panel, r, c),
+                            2 | 3 => single::<E, 1, 2>(panel, r, c),
+                            _ => single::<E, 1, 4>(panel, r, c),
+                        };
+                    }
+                    r += 1;
+                }
             }
-            if w_left >= 8 && panel.x_rows == 1 {
-                tile::<E, 8, 1>(panel, r, 0);
-                r += 8;
-                continue;
-            }
-            let step = if w_left >= 4 { 4 } else { 1 };
-            while c < panel.x_rows {
-                c += match (step, panel.x_rows - c) {
-                    (4, 1) => tile::<E, 4, 1>(panel, r, c),
-                    (4, 2) => tile::<E, 4, 2>(panel, r, c),
-                    (4, _) => tile::<E, 4, 3>(panel, r, c),
-                    (_, 1) => tile::<E, 1, 1>(panel, r, c),
-                    (_, 2..4) => tile::<E, 1, 2>(panel, r, c),
-                    _ => tile::<E, 1, 4>(panel, r, c),
-                };
-            }
-            r += step;
         }
     }
 }
@@ -99,33 +105,66 @@ unsafe fn dots<E: Load, const R: usize, const C: usize>(
 ) -> [[__m512; C]; R] {
     let k = panel.k;
     let mut acc = [[_mm512_setzero_ps(); C]; R];
-    let mut at = 0;
-    while at < k {
-        let lanes = if k - at >= 16 { !0 } else { (1 << (k - at)) - 1 };
-        // SAFETY: the rows are inside the panel, and lanes past `k` are masked.
-        unsafe {
-            let w = panel.w.add((r * k + at) * E::BYTES);
-            let x = panel.x.add(c * k + at);
-            let mut xs = [_mm512_setzero_ps(); C];
-            unroll!(C, |j| {
-                xs[j] = _mm512_maskz_loadu_ps(lanes, x.add(j * k));
-            });
-            unroll!(R, |i| {
-                let w = E::load(w.add(i * k * E::BYTES), lanes);
-                unroll!(C, |j| {
-                    acc[i][j] = _mm512_fmadd_ps(w, xs[j], acc[i][j]);
-                });
-            });
+    // SAFETY: the rows are inside the panel, and lanes past `k` are masked.
+    unsafe {
+        let w = panel.w.add(r * k * E::BYTES);
+        let x = panel.x.add(c * k);
+        let mut at = 0;
+        while at + LANES <= k {
+            if C < 4 {
+                prefetch::<E, R>(w, k, at);
+            }
+            step::<E, R, C>(w, x, k, at, !0, &mut acc);
+            at += LANES;
         }
-        at += 16;
+        if at < k {
+            step::<E, R, C>(w, x, k, at, (1 << (k - at)) - 1, &mut acc);
+        }
     }
     acc
 }
 
-/// Outputs of weight rows `r..r + R` and activation rows `c..c + C`; returns C.
+/// Adds the products of columns `at..at + 16`, as far as `lanes` names them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn step<E: Load, const R: usize, const C: usize>(
+    w: *const u8,
+    x: *const f32,
+    k: usize,
+    at: usize,
+    lanes: __mmask16,
+    acc: &mut [[__m512; C]; R],
+) {
+    // SAFETY: the caller's promise: R rows of w and C rows of x hold these columns.
+    unsafe {
+        let mut ws = [_mm512_setzero_ps(); R];
+        unroll!(R, |i| {
+            ws[i] = E::load(w.add((i * k + at) * E::BYTES), lanes);
+        });
+        unroll!(C, |j| {
+            let x = _mm512_maskz_loadu_ps(lanes, x.add(j * k + at));
+            unroll!(R, |i| {
+                acc[i][j] = _mm512_fmadd_ps(ws[i], x, acc[i][j]);
+            });
+        });
+    }
+}
+
+/// Fetches as much as a step reads of what comes R rows later: few activation rows wait for nothing but memory,
+/// and the processor's own prefetcher stays within a page. Fetching past the end does no harm.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn prefetch<E: Load, const R: usize>(w: *const u8, k: usize, at: usize) {
+    let ahead = w.wrapping_add(R * (k + at) * E::BYTES);
+    for line in (0..R * LANES * E::BYTES).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+    }
+}
+
+/// Outputs of weight rows `r..r + R` and activation rows `c..c + C`, one by one; returns C.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn tile<E: Load, const R: usize, const C: usize>(panel: &DensePanel, r: usize, c: usize) -> usize {
+unsafe fn single<E: Load, const R: usize, const C: usize>(panel: &DensePanel, r: usize, c: usize) -> usize {
     // SAFETY: the caller's promise.
     unsafe {
         let acc = dots::<E, R, C>(panel, r, c);
@@ -148,47 +187,66 @@ fn sum_lanes(v: __m512) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
-/// Outputs of 4 weight rows and 4 activation rows: the lanes of 16 dot products are summed together, in the
-/// order of [`sum_lanes`] each.
+/// Outputs of weight rows `r..r + 4` and activation rows `c..c + C`; returns C.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn tile_4x4<E: Load>(panel: &DensePanel, r: usize, c: usize) {
-    // SAFETY: the caller's promise.
-    let acc = unsafe { dots::<E, 4, 4>(panel, r, c) };
-    let mut quarters = [_mm512_setzero_ps(); 4];
-    unroll!(4, |i| {
-        let [a, b, c, d] = acc[i];
-        let ab = _mm512_add_ps(
+unsafe fn quad<E: Load, const C: usize>(panel: &DensePanel, r: usize, c: usize) -> usize {
+    // SAFETY: the caller's promise; the tile is inside the panel.
+    unsafe {
+        let acc = dots::<E, 4, C>(panel, r, c);
+        let bias = if panel.bias.is_null() {
+            None
+        } else {
+            Some(_mm_loadu_ps(panel.bias.add(r)))
+        };
+        unroll!(2, |block| {
+            let first = 4 * block;
+            if first < C {
+                // The last row stands in for those that are not there.
+                let row = |i: usize| {
+                    let column = |j: usize| acc[i][if first + j < C { first + j } else { C - 1 }];
+                    [column(0), column(1), column(2), column(3)]
+                };
+                let sums = sum_lanes_16([row(0), row(1), row(2), row(3)]);
+                unroll!(4, |j| {
+                    if first + j < C {
+                        let y = match bias {
+                            Some(bias) => _mm_add_ps(sums[j], bias),
+                            None => sums[j],
+                        };
+                        _mm_storeu_ps(panel.out.add((c + first + j) * panel.out_stride + r), y);
+                    }
+                });
+            }
+        });
+    }
+    C
+}
+
+/// The sums of 4 x 4 vectors' lanes, transposed, in the order of [`sum_lanes`] each.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sum_lanes_16(v: [[__m512; 4]; 4]) -> [__m128; 4] {
+    let halves = |a, b| {
+        _mm512_add_ps(
             _mm512_shuffle_f32x4::<0x44>(a, b),
             _mm512_shuffle_f32x4::<0xee>(a, b),
-        );
-        let cd = _mm512_add_ps(
-            _mm512_shuffle_f32x4::<0x44>(c, d),
-            _mm512_shuffle_f32x4::<0xee>(c, d),
-        );
-        // 4 lanes left of each of a, b, c, d.
-        quarters[i] = _mm512_add_ps(
-            _mm512_shuffle_f32x4::<0x88>(ab, cd),
-            _mm512_shuffle_f32x4::<0xdd>(ab, cd),
-        );
-    });
-    let [a, b, c_, d] = quarters;
-    let ab = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
-    let cd = _mm512_add_ps(_mm512_shuffle_ps::<0x44>(c_, d), _mm512_shuffle_ps::<0xee>(c_, d));
-    // Quarter j holds the outputs of activation row j, a lane a weight row.
-    let mut y = _mm512_add_ps(
-        _mm512_shuffle_ps::<0x88>(ab, cd),
-        _mm512_shuffle_ps::<0xdd>(ab, cd),
-    );
-    // SAFETY: the tile is inside the panel.
-    unsafe {
-        if !panel.bias.is_null() {
-            y = _mm512_add_ps(y, _mm512_broadcast_f32x4(_mm_loadu_ps(panel.bias.add(r))));
-        }
-        let out = panel.out.add(c * panel.out_stride + r);
-        _mm_storeu_ps(out, _mm512_castps512_ps128(y));
-        _mm_storeu_ps(out.add(panel.out_stride), _mm512_extractf32x4_ps::<1>(y));
-        _mm_storeu_ps(out.add(2 * panel.out_stride), _mm512_extractf32x4_ps::<2>(y));
-        _mm_storeu_ps(out.add(3 * panel.out_stride), _mm512_extractf32x4_ps::<3>(y));
-    }
+        )
+    };
+    let quarters = |a, b| {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0x88>(a, b),
+            _mm512_shuffle_f32x4::<0xdd>(a, b),
+        )
+    };
+    let pairs = |a, b| _mm512_add_ps(_mm512_shuffle_ps::<0x44>(a, b), _mm512_shuffle_ps::<0xee>(a, b));
+    let singles = |a, b| _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
+    let [a, b, c, d] = v.map(|[a, b, c, d]| quarters(halves(a, b), halves(c, d)));
+    let sums = singles(pairs(a, b), pairs(c, d));
+    [
+        _mm512_castps512_ps128(sums),
+        _mm512_extractf32x4_ps::<1>(sums),
+        _mm512_extractf32x4_ps::<2>(sums),
+        _mm512_extractf32x4_ps::<3>(sums),
+    ]
 }

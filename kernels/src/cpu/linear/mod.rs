@@ -68,6 +68,12 @@ impl CpuWeight {
         };
         for part in parts {
             check_host_tensor(part)?;
+            if part.rows == 0 || part.cols == 0 {
+                return Err(BackendError::Shape(format!(
+                    "a {} matrix of {} x {} is empty",
+                    part.format, part.rows, part.cols
+                )));
+            }
             if part.cols != first.cols {
                 return Err(BackendError::Shape(format!(
                     "parts of {} and {} columns do not stack",
@@ -157,6 +163,9 @@ impl LinearOps for CpuBackend {
         check_len("out", out.len(), rows * n)?;
         if let Some(bias) = bias {
             check_len("bias", bias.len(), n)?;
+        }
+        if rows == 0 {
+            return Ok(());
         }
         let x = &x[..rows * k];
         let mut out = Output::new(&mut out[..rows * n], n, bias.map(|bias| &bias[..n]));
