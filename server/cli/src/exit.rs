@@ -12,6 +12,10 @@ use crate::hub::HubError;
 pub(crate) const FAILURE: u8 = 1;
 /// The command line contradicts itself (clap exits with the same code).
 pub(crate) const USAGE: u8 = 2;
+/// A serving engine failed for good.
+pub(crate) const ENGINE_FAILED: u8 = 3;
+/// Stopped by Ctrl-C.
+pub(crate) const INTERRUPTED: u8 = 130;
 /// Whoever read our output has gone: what the shell reports of a process that SIGPIPE ended.
 const BROKEN_PIPE: u8 = 141;
 
@@ -47,6 +51,15 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
         let _ = write!(text, "\n  help: {help}");
     }
     text
+}
+
+/// The innermost cause: "Connection refused" says more than "error sending request".
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -2,9 +2,15 @@
 //!
 //! `main` parses, sets up logging and hands over to one module a command in [`commands`].
 
+mod bench;
+mod chat;
+mod client;
 mod commands;
+mod connect;
+mod engine;
 mod exit;
 mod hub;
+mod local_server;
 mod logging;
 mod progress;
 mod text;

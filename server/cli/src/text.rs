@@ -31,6 +31,19 @@ pub(crate) fn format_bytes(bytes: u64) -> String {
     }
 }
 
+/// `135 M`: counts such as parameters.
+pub(crate) fn format_count(count: u64) -> String {
+    const UNITS: [&str; 4] = ["", " k", " M", " B"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value < 9.95);
+    format!("{value:.digits$}{}", UNITS[unit])
+}
+
 /// `3 hours ago`.
 pub(crate) fn format_age(time: SystemTime, now: SystemTime) -> String {
     let seconds = now.duration_since(time).unwrap_or(Duration::ZERO).as_secs();
@@ -62,6 +75,18 @@ mod tests {
             (15_000_000_000, "15 GB"),
         ] {
             assert_eq!(format_bytes(bytes), text);
+        }
+    }
+
+    #[test]
+    fn counts_have_two_or_three_figures() {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (134_515_008, "135 M"),
+            (1_720_000_000, "1.7 B"),
+        ] {
+            assert_eq!(format_count(count), text);
         }
     }
 

@@ -2,10 +2,14 @@
 //!
 //! A new command is one file here and a line in each of the three lists below.
 
+mod bench;
 mod completions;
+mod embed;
 mod list;
 mod pull;
 mod rm;
+mod run;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -13,6 +17,10 @@ use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Run(run::RunArgs),
+    Serve(serve::ServeArgs),
+    Embed(embed::EmbedArgs),
+    Bench(bench::BenchArgs),
     Pull(pull::PullArgs),
     List(list::ListArgs),
     Rm(rm::RmArgs),
@@ -23,6 +31,10 @@ impl Command {
     /// Runs the command to its end.
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Run(args) => run::run(args).await,
+            Self::Serve(args) => serve::run(args).await,
+            Self::Embed(args) => embed::run(args).await,
+            Self::Bench(args) => bench::run(args).await,
             Self::Pull(args) => pull::run(args).await,
             Self::List(args) => list::run(args).await,
             Self::Rm(args) => rm::run(args).await,
@@ -33,6 +45,8 @@ impl Command {
     /// Whether it is a process that others watch: it logs what it does.
     pub(crate) fn is_server(&self) -> bool {
         match self {
+            Self::Serve(_) => true,
+            Self::Run(_) | Self::Embed(_) | Self::Bench(_) => false,
             Self::Pull(_) | Self::List(_) | Self::Rm(_) | Self::Completions(_) => false,
         }
     }

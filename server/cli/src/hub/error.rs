@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use super::select::SelectError;
-use crate::text::format_bytes;
+use crate::{exit::root_cause, text::format_bytes};
 
 /// Why a model could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +95,7 @@ pub(crate) enum HubError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NetworkError {
     /// No connection, or a broken one.
-    #[error("{}", root(.0))]
+    #[error("{}", root_cause(.0))]
     Http(reqwest::Error),
     /// The other side says nothing.
     #[error("no answer within 30 s")]
@@ -157,15 +157,6 @@ impl HubError {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
-}
-
-/// The innermost cause: "Connection refused" says more than "error sending request".
-fn root(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
 }
 
 fn missing_repo(near: &[&str], has_token: bool) -> String {

@@ -22,7 +22,8 @@ pub(crate) use self::{
     download::{FetchEvent, FetchObserver},
     error::HubError,
     list::{CachedModel, cached_models, remove},
-    reference::{HubRef, ModelRef},
+    reference::{HubRef, ModelRef, RefError},
+    store::write_atomically,
 };
 
 /// A model on this disk.
@@ -32,15 +33,14 @@ pub(crate) struct Resolved {
     pub(crate) path: PathBuf,
     /// Where it came from (`hf://…`, `file://…`).
     pub(crate) source: String,
-    /// What a person calls it.
-    pub(crate) title: String,
+    /// Names that it answers to unless others are given; the first is the main one.
+    pub(crate) names: Vec<String>,
 }
 
 /// Finds `model` on this disk, or brings it from the hub. What is cached and complete costs no request.
 ///
 /// # Errors
 /// See [`HubError`].
-#[expect(dead_code, reason = "the commands that open models come next")]
 pub(crate) async fn resolve(
     model: &ModelRef,
     config: &HubConfig,
@@ -57,7 +57,7 @@ pub(crate) async fn resolve(
     Ok(Resolved {
         path,
         source: model.to_string(),
-        title: hub.title(),
+        names: hub.served_names(),
     })
 }
 
@@ -154,6 +154,6 @@ fn resolve_local(path: &Path) -> Result<Resolved, HubError> {
     Ok(Resolved {
         source: format!("file://{}", absolute.display()),
         path: absolute,
-        title,
+        names: vec![title],
     })
 }

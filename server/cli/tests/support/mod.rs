@@ -1,6 +1,7 @@
 //! What the tests of the command line share: the built binary, and a hub that misbehaves on request.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+pub(crate) mod checkpoint;
 pub(crate) mod fake_hub;
 
 use std::{
