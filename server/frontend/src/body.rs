@@ -76,7 +76,8 @@ pub(crate) async fn discard(app: &App, body: Body) {
 ///
 /// # Errors
 /// 400: not JSON (code `invalid_json`), or a field that is unknown (`unknown_parameter`), missing
-/// (`missing_required_parameter`) or of a wrong type (`invalid_type`), named in `param`.
+/// (`missing_required_parameter`), given twice (`duplicate_parameter`) or of a wrong type (`invalid_type`), named in
+/// `param`.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -146,6 +147,11 @@ fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
         let message = format!("`{path}` is missing");
         return ApiError::invalid(path, message).with_code("missing_required_parameter");
     }
+    if let Some(name) = quoted_after(text, "duplicate field ") {
+        let path = join(path, name);
+        let message = format!("`{path}` is given twice");
+        return ApiError::invalid(path, message).with_code("duplicate_parameter");
+    }
     if path == "." {
         return ApiError::new(ErrorKind::InvalidRequest, format!("the body: {text}"))
             .with_code("invalid_type");
@@ -154,12 +160,7 @@ fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
 }
 
 fn unknown_field(path: &str, name: &str, text: &str) -> ApiError {
-    // The path ends with the field itself.
-    let path = if path.ends_with(name) {
-        path.to_owned()
-    } else {
-        join(path, name)
-    };
+    let path = join(path, name);
     let known = text.split_once("expected").map_or("", |(_, known)| known);
     let closest = known
         .split('`')
@@ -175,9 +176,11 @@ fn unknown_field(path: &str, name: &str, text: &str) -> ApiError {
     ApiError::invalid(path, message).with_code("unknown_parameter")
 }
 
+/// `path` with the field `name` at its end, where it may stand already.
 fn join(path: &str, name: &str) -> String {
     match path {
         "" | "." => name.to_owned(),
+        _ if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
         _ => format!("{path}.{name}"),
     }
 }

@@ -8,6 +8,10 @@ use ferrum_api::{ApiError, ErrorKind};
 use ferrum_engine::{EngineError, SubmitError};
 use http::{HeaderValue, StatusCode, header};
 
+/// A message repeats what the client sent, which may be long.
+const MAX_MESSAGE_BYTES: usize = 2000;
+const MAX_PARAM_BYTES: usize = 200;
+
 /// Answers with OpenAI's error shape.
 pub(crate) struct Refusal(pub(crate) ApiError);
 
@@ -23,7 +27,12 @@ impl From<ApiError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let Self(error) = self;
+        let Self(mut error) = self;
+        shorten(&mut error.message, MAX_MESSAGE_BYTES);
+        error
+            .param
+            .iter_mut()
+            .for_each(|param| shorten(param, MAX_PARAM_BYTES));
         let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(error.body())).into_response();
         if let Some(seconds) = error.retry_after_seconds {
@@ -74,4 +83,12 @@ pub(crate) fn draining() -> ApiError {
     ApiError::new(ErrorKind::Unavailable, message)
         .with_code("draining")
         .retry_after(1)
+}
+
+/// Cuts `text` at a character's end.
+fn shorten(text: &mut String, max_bytes: usize) {
+    if text.len() > max_bytes {
+        text.truncate(text.floor_char_boundary(max_bytes));
+        text.push('…');
+    }
 }

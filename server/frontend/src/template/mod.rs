@@ -1,6 +1,8 @@
 //! The model's chat template: messages to the text of a prompt.
 
 mod python;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use ferrum_engine::ModelCard;
@@ -12,7 +14,7 @@ use serde_json::Map;
 
 /// Instructions that one rendering may take. A template takes some hundred for a message, so that this is reached
 /// only by a template that does not end.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 10_000_000;
 const NAME: &str = "chat";
 
 /// A compiled chat template.

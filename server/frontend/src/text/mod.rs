@@ -3,6 +3,8 @@
 mod byte_level;
 mod detokenizer;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod vocabulary;
 
 pub(crate) use detokenizer::Detokenizer;

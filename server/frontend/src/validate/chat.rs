@@ -164,7 +164,10 @@ fn messages(messages: &[ChatMessage]) -> Result<Vec<Value>, ApiError> {
             message.check_served(&path)?;
             let content = text_of(message, &path)?;
             let role = match message.role.as_str() {
-                "" => return Err(ApiError::invalid(format!("{path}.role"), "a role is empty")),
+                "" => {
+                    let message = format!("`{path}.role` is empty: expected system, user or assistant");
+                    return Err(ApiError::invalid(format!("{path}.role"), message));
+                }
                 // The newer name; templates know the older one.
                 "developer" => "system",
                 role => role,

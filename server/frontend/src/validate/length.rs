@@ -13,7 +13,7 @@ pub(crate) fn max_tokens(
     let limit = card.max_model_len;
     if prompt_tokens >= limit {
         let message = format!(
-            "the prompt has {prompt_tokens} tokens; the context of this model is {limit} tokens for prompt and \
+            "the prompt (`{field}`) has {prompt_tokens} tokens; the context of this model is {limit} tokens for prompt and \
              answer together: shorten the prompt by at least {}",
             prompt_tokens - limit + 1
         );
