@@ -22,8 +22,8 @@ use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
 
 /// Most connections that lie idle.
 const MAX_IDLE: usize = 128;
-/// Longest time that a connection lies idle.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest time that a connection lies idle; shorter than what an engine allows.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A connection that lay idle and breaks within this time was closed by the other side before it saw the request.
 const STALE_WINDOW: Duration = Duration::from_millis(250);
 /// Longest time for an answer to a probe.

@@ -1,6 +1,7 @@
 //! The router over real sockets: each file a part of its behaviour.
 #![allow(unreachable_pub)] // a test binary exports nothing
 
+mod engines;
 mod membership;
 mod queue;
 mod retry;

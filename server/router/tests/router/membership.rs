@@ -1,90 +1,17 @@
 //! Replicas that come and go, and the counts on them.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
-use ferrum_router::ReplicaEntry;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
 
 use crate::support::{
-    Harness, chat, client,
+    Harness, chat,
+    clients::Clients,
     fake::{Answer, FakeEngine},
     raw::{Fault, RawFake},
-    streamed_chat, until,
+    replica, streamed_chat, until,
 };
-
-/// Clients that ask without a pause, half of them streaming.
-struct Clients {
-    stop: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    tasks: Vec<JoinHandle<Vec<String>>>,
-}
-
-impl Clients {
-    fn start(count: usize, url: String) -> Self {
-        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let client = client();
-        let tasks = (0..count).map(|index| {
-            let body = if index % 2 == 0 { chat() } else { streamed_chat() };
-            let (client, url, stop, asked) = (client.clone(), url.clone(), stop.clone(), asked.clone());
-            tokio::spawn(async move {
-                let mut failures = Vec::new();
-                while !stop.load(Ordering::SeqCst) {
-                    let response = match client.post(&url).json(&body).send().await {
-                        Ok(response) => response,
-                        Err(error) => {
-                            failures.push(error.to_string());
-                            continue;
-                        }
-                    };
-                    let status = response.status();
-                    match response.text().await {
-                        Ok(text) if status == 200 && !text.contains("\"error\"") => {}
-                        other => failures.push(format!("{status}: {other:?}")),
-                    }
-                    asked.fetch_add(1, Ordering::SeqCst);
-                }
-                failures
-            })
-        });
-        let tasks = tasks.collect();
-        Self { stop, asked, tasks }
-    }
-
-    async fn await_more(&self, count: usize) {
-        let before = self.asked.load(Ordering::SeqCst);
-        until("clients go on", async || {
-            self.asked.load(Ordering::SeqCst) >= before + count
-        })
-        .await;
-    }
-
-    async fn finish(self) -> Vec<String> {
-        self.stop.store(true, Ordering::SeqCst);
-        let mut failures = Vec::new();
-        for task in self.tasks {
-            failures.extend(task.await.expect("no panic"));
-        }
-        failures
-    }
-}
-
-fn replica(id: &str, url: &str) -> ReplicaEntry {
-    ReplicaEntry {
-        id: id.to_owned(),
-        model: "m".to_owned(),
-        url: url.to_owned(),
-        draining: false,
-    }
-}
 
 #[tokio::test]
 async fn replicas_come_and_go_under_load_without_a_failed_request() {
@@ -116,14 +43,8 @@ async fn replicas_come_and_go_under_load_without_a_failed_request() {
             "asked although it is no longer in the list"
         );
     }
-    let asked = clients.asked.load(Ordering::SeqCst);
-    let failures = clients.finish().await;
-    assert!(
-        failures.is_empty(),
-        "{} of {asked} failed: {:?}",
-        failures.len(),
-        &failures[..1]
-    );
+    let outcome = clients.finish().await;
+    assert_eq!((outcome.failures, outcome.broken_streams), (Vec::new(), 0));
     harness.await_idle().await;
 }
 

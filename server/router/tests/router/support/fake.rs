@@ -36,7 +36,7 @@ use tonic::Status;
 /// How it answers a request.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// A completion that names the replica, after a while.
+    /// An answer that names the replica, after a while.
     Ok(Duration),
     /// A status with an error body.
     Status(u16),
@@ -219,12 +219,17 @@ async fn health(State(shared): State<Arc<Shared>>) -> StatusCode {
 
 async fn complete(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let mut running = Running::new(shared.clone());
+    let is_stream = serde_json::from_slice::<Value>(&body).is_ok_and(|body| body["stream"] == true);
     shared.seen.lock().expect("lock").push((headers, uri, body));
     let answer = shared.answer.lock().expect("lock").clone();
     match answer {
         Answer::Ok(pause) => {
             tokio::time::sleep(pause).await;
             running.is_finished = true;
+            if is_stream {
+                let events = format!("data: {{\"replica\":\"{}\"}}\n\ndata: [DONE]\n\n", shared.name);
+                return ([("content-type", "text/event-stream")], events).into_response();
+            }
             let usage = json!({"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8});
             axum::Json(json!({"replica": shared.name, "usage": usage})).into_response()
         }

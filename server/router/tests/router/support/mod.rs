@@ -1,5 +1,7 @@
 //! A router on a free port, a list of replicas to rewrite, and replicas that behave and misbehave.
 
+pub mod clients;
+pub mod engine;
 pub mod fake;
 pub mod raw;
 
@@ -163,16 +165,20 @@ impl Drop for Harness {
 
 /// One model `m` with these replicas, named `r0`, `r1`, ….
 pub fn endpoints(urls: &[String]) -> Endpoints {
-    let replica = |(index, url): (usize, &String)| ReplicaEntry {
-        id: format!("r{index}"),
-        model: "m".to_owned(),
-        url: url.clone(),
-        draining: false,
-    };
+    let replica = |(index, url): (usize, &String)| replica(&format!("r{index}"), url);
     Endpoints {
         generation: 1,
         models: vec![model("m")],
         replicas: urls.iter().enumerate().map(replica).collect(),
+    }
+}
+
+pub fn replica(id: &str, url: &str) -> ReplicaEntry {
+    ReplicaEntry {
+        id: id.to_owned(),
+        model: "m".to_owned(),
+        url: url.to_owned(),
+        draining: false,
     }
 }
 
