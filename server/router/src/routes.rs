@@ -32,6 +32,7 @@ pub(crate) async fn answer(context: Arc<Context>, request: Request<Incoming>) ->
     let mut observed = context.metrics.observe(label);
     let answered = dispatch(&context, route, request, &request_id, &mut observed).await;
     let mut response = answered.unwrap_or_else(|error| proxy::error(&error));
+    tracing::debug!(?request_id, path, status = response.status().as_u16(), "answered");
     response.headers_mut().insert(X_REQUEST_ID, request_id);
     observed.finish(response.status());
     response

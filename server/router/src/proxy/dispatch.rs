@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     attempt::{Attempt, Outgoing, Terms, attempt},
+    headers::X_REQUEST_ID,
     peek::Peek,
     reply::ReplyBody,
 };
@@ -230,7 +231,13 @@ impl Dispatch {
     }
 
     fn note_failure(&mut self, replica: &Arc<Replica>, incarnation: u64, reason: String) {
-        tracing::warn!(replica = replica.id, reason, "a replica failed a request");
+        let request_id = self.outgoing.headers.get(X_REQUEST_ID);
+        tracing::warn!(
+            replica = replica.id,
+            ?request_id,
+            reason,
+            "a replica failed a request"
+        );
         self.failed.push((replica.clone(), incarnation));
         self.last_failure = Some((Instant::now(), reason));
     }

@@ -95,7 +95,7 @@ impl Upstream {
     ) -> Result<(Response<Incoming>, Connection), UpstreamError> {
         request.headers_mut().insert(header::HOST, self.host.clone());
         while let Some(mut connection) = self.take_idle() {
-            if connection.sender.ready().await.is_err() {
+            if !connection.becomes_ready().await {
                 continue;
             }
             let sent_at = Instant::now();
@@ -187,6 +187,11 @@ impl Upstream {
 }
 
 impl Connection {
+    /// A connection that was kept a moment ago may have a last thing to do; one that has more than that is no good.
+    async fn becomes_ready(&mut self) -> bool {
+        self.sender.is_ready() || matches!(timeout(STALE_WINDOW, self.sender.ready()).await, Ok(Ok(())))
+    }
+
     fn is_usable(&self) -> bool {
         let is_fresh = self.idle_since.is_none_or(|since| since.elapsed() < IDLE_TIMEOUT);
         is_fresh && !self.sender.is_closed()
