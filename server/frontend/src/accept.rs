@@ -18,8 +18,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::{ServiceExt, service_fn};
 
-/// Time for the head of a request to arrive.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for the head of a request to arrive, an idle connection's next one included: longer than clients commonly keep
+/// idle connections (90 s), so that it is they who close and no request meets a closing connection.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(100);
 /// An HTTP/2 peer that does not answer a ping for so long is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Pause after accept fails, as when file descriptors run out.
