@@ -9,6 +9,7 @@ use std::{
 };
 
 use ferrum_kernels::{SharedBytes, WeightFormat};
+use safetensors::{Dtype, tensor::TensorInfo};
 use serde::Deserialize;
 
 use super::{RawTensor, Storage, mapped::map_file};
@@ -80,13 +81,6 @@ fn shard_path(folder: &Path, shard: &str) -> Result<PathBuf, String> {
     }
 }
 
-#[derive(Deserialize)]
-struct TensorInfo {
-    dtype: String,
-    shape: Vec<usize>,
-    data_offsets: (usize, usize),
-}
-
 pub(crate) fn read_file(path: &Path) -> Result<HashMap<String, RawTensor>, LoadError> {
     parse(&map_file(path)?).map_err(|(what, reason)| LoadError::Corrupt {
         path: path.to_owned(),
@@ -95,7 +89,8 @@ pub(crate) fn read_file(path: &Path) -> Result<HashMap<String, RawTensor>, LoadE
     })
 }
 
-/// The tensors of one file; an error names what is wrong and why.
+/// The tensors of one file; an error names what is wrong and why. The crate's own reader of a whole header does not
+/// say which tensor a truncated file lacks, so its type is read tensor by tensor.
 fn parse(file: &SharedBytes) -> Result<HashMap<String, RawTensor>, (String, String)> {
     let header_error = |reason: String| ("header".to_owned(), reason);
     let length: [u8; 8] = file
@@ -138,7 +133,7 @@ fn tensor(data: &SharedBytes, info: serde_json::Value) -> Result<RawTensor, Stri
             data.len()
         ));
     }
-    let storage = storage(&dtype);
+    let storage = storage(dtype);
     if let Storage::Known(format) = storage {
         let expected = shape
             .iter()
@@ -158,11 +153,11 @@ fn tensor(data: &SharedBytes, info: serde_json::Value) -> Result<RawTensor, Stri
     })
 }
 
-fn storage(dtype: &str) -> Storage {
+fn storage(dtype: Dtype) -> Storage {
     match dtype {
-        "F32" => Storage::Known(WeightFormat::F32),
-        "F16" => Storage::Known(WeightFormat::F16),
-        "BF16" => Storage::Known(WeightFormat::BF16),
-        other => Storage::Other(other.to_owned()),
+        Dtype::F32 => Storage::Known(WeightFormat::F32),
+        Dtype::F16 => Storage::Known(WeightFormat::F16),
+        Dtype::BF16 => Storage::Known(WeightFormat::BF16),
+        other => Storage::Other(other.to_string()),
     }
 }
