@@ -6,13 +6,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     FieldPath, Problem, Reason, ValidatedModel,
     yaml::{self, Node, Position},
 };
 
 /// A text that holds manifests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Source {
     /// File name, for messages.
     pub name: String,
@@ -37,19 +39,12 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Reads manifest files; `-` is standard input.
+/// Reads and parses manifest files; `-` is standard input.
 ///
 /// # Errors
 /// Every problem of every file, and files that cannot be read.
 pub fn read(files: &[PathBuf]) -> Result<Vec<ValidatedModel>, Refusals> {
-    let mut refusals = Vec::new();
-    let mut sources = Vec::new();
-    for file in files {
-        match read_source(file) {
-            Ok(source) => sources.push(source),
-            Err(refusal) => refusals.push(refusal),
-        }
-    }
+    let (sources, mut refusals) = read_all(files);
     match parse(&sources) {
         Ok(models) if refusals.is_empty() => Ok(models),
         Ok(_) => Err(Refusals(refusals)),
@@ -57,6 +52,17 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<ValidatedModel>, Refusals> {
             refusals.extend(more.0);
             Err(Refusals(refusals))
         }
+    }
+}
+
+/// Reads manifest files without parsing them; `-` is standard input.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn read_sources(files: &[PathBuf]) -> Result<Vec<Source>, Refusals> {
+    match read_all(files) {
+        (sources, refusals) if refusals.is_empty() => Ok(sources),
+        (_, refusals) => Err(Refusals(refusals)),
     }
 }
 
@@ -149,6 +155,18 @@ fn clashes(
         }
     }
     refusals
+}
+
+fn read_all(files: &[PathBuf]) -> (Vec<Source>, Vec<Refusal>) {
+    let mut sources = Vec::new();
+    let mut refusals = Vec::new();
+    for file in files {
+        match read_source(file) {
+            Ok(source) => sources.push(source),
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    (sources, refusals)
 }
 
 fn read_source(file: &Path) -> Result<Source, Refusal> {

@@ -14,6 +14,7 @@ mod local_server;
 mod logging;
 mod progress;
 mod text;
+mod up;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ use crate::{commands::Command, logging::LogArgs};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    up::lifeline::hold();
     let cli = Cli::parse();
     logging::init(&cli.log, cli.command.is_server());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -8,8 +8,12 @@ mod embed;
 mod list;
 mod pull;
 mod rm;
+mod router;
 mod run;
 mod serve;
+mod status;
+mod stop;
+mod up;
 
 use std::process::ExitCode;
 
@@ -21,6 +25,10 @@ pub(crate) enum Command {
     Serve(serve::ServeArgs),
     Embed(embed::EmbedArgs),
     Bench(bench::BenchArgs),
+    Up(up::UpArgs),
+    Status(status::StatusArgs),
+    Stop(stop::StopArgs),
+    Router(router::RouterArgs),
     Pull(pull::PullArgs),
     List(list::ListArgs),
     Rm(rm::RmArgs),
@@ -35,6 +43,10 @@ impl Command {
             Self::Serve(args) => serve::run(args).await,
             Self::Embed(args) => embed::run(args).await,
             Self::Bench(args) => bench::run(args).await,
+            Self::Up(args) => up::run(args).await,
+            Self::Status(args) => status::run(args).await,
+            Self::Stop(args) => stop::run(args).await,
+            Self::Router(args) => router::run(args).await,
             Self::Pull(args) => pull::run(args).await,
             Self::List(args) => list::run(args).await,
             Self::Rm(args) => rm::run(args).await,
@@ -45,8 +57,9 @@ impl Command {
     /// Whether it is a process that others watch: it logs what it does.
     pub(crate) fn is_server(&self) -> bool {
         match self {
-            Self::Serve(_) => true,
+            Self::Serve(_) | Self::Router(_) => true,
             Self::Run(_) | Self::Embed(_) | Self::Bench(_) => false,
+            Self::Up(_) | Self::Status(_) | Self::Stop(_) => false,
             Self::Pull(_) | Self::List(_) | Self::Rm(_) | Self::Completions(_) => false,
         }
     }
