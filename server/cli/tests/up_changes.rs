@@ -1,5 +1,7 @@
 //! Manifests that change while `ferrum up` runs.
 
+#![allow(clippy::print_stdout)] // what was measured
+
 mod up_support;
 
 use std::{

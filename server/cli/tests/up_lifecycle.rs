@@ -1,5 +1,7 @@
 //! From `ferrum up` to its end: serving, background, Ctrl-C, SIGKILL.
 
+#![allow(clippy::print_stdout)] // what was measured
+
 mod up_support;
 
 use std::{fs, time::Instant};

@@ -1,12 +1,12 @@
 //! `ferrum up` itself: one loop that hears of everything, asks the plan, and carries it out.
 
+mod answers;
+mod shutdown;
+
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, bail};
-use ferrum_crds::{
-    ValidatedModel,
-    manifest::{self, Refusals},
-};
+use ferrum_crds::{ValidatedModel, manifest::Refusals};
 use ferrum_router::discovery::Endpoints;
 use tokio::{
     sync::{mpsc, watch},
@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     child::{self, Child, Event, Kind, Order},
-    control::{Call, Reply, Request, RouterWish, Status, Summary},
+    control::Call,
     fleet::{Fleet, Replica},
     health::HealthClient,
     plan::{Action, plan},
@@ -268,109 +268,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Answers a request. Whether everything is to stop.
-    fn answer(&mut self, request: Request, replies: mpsc::Sender<Reply>) -> bool {
-        match request {
-            Request::Apply { sources, router } => {
-                let models = self
-                    .check_wish(&router)
-                    .and_then(|()| manifest::parse(&sources).map_err(|refusals| refusals.to_string()));
-                match models {
-                    Ok(models) => {
-                        self.progress.follow(replies);
-                        self.desire(models);
-                    }
-                    Err(message) => drop(replies.try_send(Reply::Refused { message })),
-                }
-            }
-            Request::Status => drop(replies.try_send(Reply::Status(self.status()))),
-            Request::Stop => {
-                self.progress.follow(replies);
-                return true;
-            }
-            Request::Wait => {
-                self.progress.follow(replies);
-                self.is_awaited = true;
-            }
-        }
-        false
-    }
-
-    fn change(&mut self, change: Result<Vec<ValidatedModel>, Refusals>) {
-        match change {
-            Ok(models) if models == self.fleet.desired => {}
-            Ok(models) => self.desire(models),
-            Err(refusals) => {
-                self.progress.line(&refusals.to_string());
-                self.progress
-                    .line("the manifests are refused; what runs goes on as it was");
-            }
-        }
-    }
-
-    fn desire(&mut self, models: Vec<ValidatedModel>) {
-        if models == self.fleet.desired {
-            self.progress.line("the manifests ask for what runs already");
-        } else {
-            self.progress
-                .line(&format!("applies manifests of {} models", models.len()));
-        }
-        self.fleet.desired = models;
-        self.is_awaited = true;
-        self.write_endpoints();
-    }
-
-    /// Everything is ready or has failed: says so, once.
-    fn settle(&mut self) {
-        self.is_awaited = false;
-        let summary = self.summary();
-        for line in report::lines(&summary, &self.options.state) {
-            self.progress.line(&line);
-        }
-        self.progress.finish(&Reply::Settled(summary));
-    }
-
-    fn check_wish(&self, wish: &RouterWish) -> Result<(), String> {
-        let url = self.router.url.clone().unwrap_or_default();
-        let runs = format!("the router runs on {}", report::reachable(&url));
-        let port_differs = wish
-            .port
-            .is_some_and(|port| port != 0 && !url.ends_with(&format!(":{port}")));
-        if port_differs {
-            return Err(format!(
-                "--port {}: {runs}; stop it first",
-                wish.port.unwrap_or_default()
-            ));
-        }
-        if let Some(host) = wish.host.filter(|host| *host != self.options.host) {
-            return Err(format!("--host {host}: {runs}; stop it first"));
-        }
-        if wish.api_key.is_some() && wish.api_key != self.options.api_key {
-            return Err(format!(
-                "--api-key: {runs} with another key or none; stop it first"
-            ));
-        }
-        Ok(())
-    }
-
-    fn summary(&self) -> Summary {
-        let url = report::reachable(self.router.url.as_deref().unwrap_or_default());
-        Summary {
-            url,
-            needs_key: self.options.api_key.is_some(),
-            models: self.fleet.summarize(),
-        }
-    }
-
-    fn status(&self) -> Status {
-        let url = self.router.url.as_deref().map(report::reachable);
-        Status {
-            pid: std::process::id(),
-            url,
-            replicas: self.fleet.status(),
-        }
-    }
-
     /// The arguments for every engine, and those marked `NAME@` for the engines of one model.
     fn engine_args(&self, model: &str) -> Vec<String> {
         let own = |arg: &String| match arg.split_once('@') {
@@ -425,59 +322,6 @@ impl Supervisor {
         }
         self.is_stale = written.is_err();
         self.written = next;
-    }
-
-    /// The router first, which finishes what it has; then the engines. A second signal ends all at once.
-    async fn shut_down(&mut self) {
-        self.progress
-            .line("stops: running requests may finish; Ctrl-C again ends everything at once");
-        self.router.orders.send_replace(Order::Drain {
-            notice: Duration::ZERO,
-        });
-        self.hear_until(|supervisor| supervisor.router.is_gone).await;
-        for replica in self.fleet.replicas.values_mut() {
-            replica.mark_draining();
-            replica.order(Order::Drain {
-                notice: Duration::ZERO,
-            });
-        }
-        self.hear_until(|supervisor| supervisor.fleet.replicas.is_empty())
-            .await;
-        if let Err(error) = self.options.state.clear() {
-            self.progress.line(&format!(
-                "cannot clear {}: {error}",
-                self.options.state.root().display()
-            ));
-        }
-        self.progress.line("everything has stopped");
-    }
-
-    /// Each child's own patience bounds it.
-    async fn hear_until(&mut self, is_done: impl Fn(&Self) -> bool) {
-        while !is_done(self) {
-            tokio::select! {
-                Some((id, event)) = self.events.recv() => {
-                    // A router that breaks off now is on its way out like everything else.
-                    let _ = self.hear(&id, event);
-                }
-                () = self.inputs.signals.next() => self.kill_all(),
-                Some((request, replies)) = self.inputs.calls.recv() => match request {
-                    Request::Stop => self.progress.follow(replies),
-                    Request::Status => drop(replies.try_send(Reply::Status(self.status()))),
-                    Request::Apply { .. } | Request::Wait => {
-                        drop(replies.try_send(Reply::Refused { message: "it stops just now".to_owned() }));
-                    }
-                },
-            }
-        }
-    }
-
-    fn kill_all(&mut self) {
-        self.progress.line("ends everything at once");
-        self.router.orders.send_replace(Order::Kill);
-        for replica in self.fleet.replicas.values() {
-            replica.order(Order::Kill);
-        }
     }
 }
 
