@@ -4,7 +4,9 @@ use std::fmt;
 
 /// Instruction sets with kernels of their own, from the least to the most capable.
 ///
-/// All of them give the same bits: they do the same operations in the same order.
+/// Products with weights have the same bits on all of them: the same operations in the same order. So have the
+/// other operations on AVX2 and AVX-512; the portable one lacks a fused multiply-add on some processors. On any
+/// one of them a row has the same bits whatever its company.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Rust without intrinsics.

@@ -7,8 +7,8 @@ use crate::cpu::attention::micro::TILE;
 /// Query rows that are worked on together: their scores fit the first-level cache.
 pub(super) const BLOCK_ROWS: usize = 12;
 
-/// Most positions of a task: their queries and outputs stay in the second-level cache.
-const MAX_POSITIONS: usize = 64;
+/// Most query rows of a task: their queries and outputs stay in the second-level cache.
+const MAX_TASK_ROWS: usize = 192;
 
 /// One sequence of a launch.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +102,7 @@ pub(super) fn plan(sequences: &[Sequence], shape: Shape) -> Plan {
     let block = (BLOCK_ROWS / shape.group).max(1);
     let positions: usize = sequences.iter().map(|seq| seq.count).sum();
     let per_task = (positions * shape.num_kv_heads / (8 * shape.threads)).next_multiple_of(block);
-    let per_task = per_task.clamp(block, MAX_POSITIONS.max(block));
+    let per_task = per_task.clamp(block, (MAX_TASK_ROWS / shape.group).max(block));
     let mut whole = Vec::new();
     for (index, sequence) in sequences.iter().enumerate() {
         for from in (0..sequence.count).step_by(per_task) {

@@ -130,7 +130,7 @@ impl Source for Rows<'_> {
     }
 
     #[inline(always)]
-    fn copy<S: Lanes>(&self, _: S, at: (usize, usize, usize), to: GroupCopy<'_>) {
+    fn copy<S: Lanes>(&self, s: S, at: (usize, usize, usize), to: GroupCopy<'_>) {
         let (seq, kv_head, position) = at;
         let HeadLayout { head_dim, .. } = self.heads;
         let width = to.values.len() / LANES;
@@ -139,6 +139,15 @@ impl Source for Rows<'_> {
             let key = row * self.heads.qkv_width() + self.heads.q_width() + kv_head * head_dim;
             let keys = &self.qkv[key..][..head_dim];
             let values = &self.qkv[key + self.heads.kv_width()..][..head_dim];
+            // Rows are pages apart, where the processor does not look ahead itself: ask for the next group's.
+            let ahead = self
+                .qkv
+                .as_ptr()
+                .wrapping_add(key + LANES * self.heads.qkv_width());
+            for line in (0..head_dim).step_by(LANES) {
+                s.prefetch(ahead.wrapping_add(line).cast());
+                s.prefetch(ahead.wrapping_add(line + self.heads.kv_width()).cast());
+            }
             let lane = position % LANES;
             for (to, from) in to.keys.as_chunks_mut::<LANES>().0.iter_mut().zip(keys) {
                 to[lane] = *from;
