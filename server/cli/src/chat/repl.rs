@@ -121,9 +121,14 @@ impl Repl {
         if self.show_stats {
             tell(&answer.stats.line());
         }
-        self.conversation
-            .messages
-            .push(ChatMessage::new("assistant", answer.text));
+        if answer.text.is_empty() {
+            // Stopped before a word came: as if the question had not been asked.
+            self.conversation.messages.pop();
+        } else {
+            self.conversation
+                .messages
+                .push(ChatMessage::new("assistant", answer.text));
+        }
         Ok(Some(answer.stats))
     }
 }

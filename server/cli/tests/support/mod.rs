@@ -3,6 +3,8 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod fake_hub;
+pub(crate) mod server;
+pub(crate) mod terminal;
 
 use std::{
     path::Path,
