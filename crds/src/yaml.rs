@@ -249,7 +249,7 @@ fn position(marker: &Marker) -> Position {
     }
 }
 
-/// A scalar by the core schema, plus `yes`, `no`, `on` and `off`, which kubectl reads as booleans too. Numbers that
+/// A scalar by the core schema, plus `y`, `n`, `yes`, `no`, `on` and `off`, which kubectl reads as booleans too. Numbers that
 /// readers of YAML disagree on (`010`, `1_000`) stay text, and so are refused where a number is expected.
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Position) -> Result<Value, Unreadable> {
     match tag {
@@ -265,8 +265,8 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Position) -> Re
     }
     Ok(match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => true.into(),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => false.into(),
+        "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => true.into(),
+        "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => false.into(),
         _ => number(text).unwrap_or_else(|| text.into()),
     })
 }
@@ -285,4 +285,35 @@ fn number(text: &str) -> Option<Value> {
     }
     let number = text.parse::<f64>().ok()?;
     serde_json::Number::from_f64(number).map(Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn scalars_are_read_as_kubectl_reads_them_or_stay_text() {
+        let read = |text: &str| parse(&format!("a: {text}")).expect(text)[0].to_value()["a"].clone();
+        // `kubectl label --local -o json` gives the same for these.
+        for (text, value) in [
+            ("yes", json!(true)),
+            ("on", json!(true)),
+            ("y", json!(true)),
+            ("NO", json!(false)),
+            ("~", json!(null)),
+            ("-7", json!(-7)),
+            ("1.5", json!(1.5)),
+            ("'yes'", json!("yes")),
+            ("!!str 5", json!("5")),
+            ("1.2.3", json!("1.2.3")),
+        ] {
+            assert_eq!(read(text), value, "{text}");
+        }
+        // It reads these as numbers, others do not.
+        for text in ["010", "1_000", "0o10", "0x10"] {
+            assert_eq!(read(text), json!(text));
+        }
+    }
 }

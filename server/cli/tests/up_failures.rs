@@ -121,13 +121,14 @@ fn a_port_that_is_taken_is_named() {
     bench.write(&model("a", ""));
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port();
-    let (output, told) = bench.finish(bench.up_command(&[]).arg(format!("--port={port}")));
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(
-        told.contains("error: the router could not start") && told.contains(&format!("127.0.0.1:{port}")),
-        "{told}"
-    );
-    assert_eq!(bench.processes(), [""; 0]);
+    for args in [&[][..], &["--detach"]] {
+        let (output, told) = bench.finish(bench.up_command(args).arg(format!("--port={port}")));
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        let names_it =
+            told.contains("the router could not start") && told.contains(&format!("127.0.0.1:{port}"));
+        assert!(names_it, "{told}");
+        bench.await_some("nothing left", || bench.processes().is_empty().then_some(()));
+    }
 }
 
 #[test]

@@ -199,13 +199,28 @@ async fn detach(args: &UpArgs, state: StateDir, lock: Lock) -> anyhow::Result<Ex
         .stdout(output)
         .stderr(errors)
         .spawn()?;
+    let ended = |status| {
+        let told = std::fs::read_to_string(&log_path).unwrap_or_default();
+        let error = told
+            .rfind("error: ")
+            .map_or(told.as_str(), |start| &told[start..]);
+        anyhow!(
+            "it ended with {status}: {}",
+            error.trim_start_matches("error: ").trim_end()
+        )
+    };
     loop {
         if let Ok(replies) = control::send(&state, &Request::Wait).await {
-            return follow(replies).await;
+            let followed = follow(replies).await;
+            // One that broke off has written why.
+            return match (followed, child.try_wait()?) {
+                (Err(_), None) => Err(ended(child.wait().await?)),
+                (Err(_), Some(status)) => Err(ended(status)),
+                (followed, _) => followed,
+            };
         }
         if let Some(status) = child.try_wait()? {
-            let told = std::fs::read_to_string(&log_path).unwrap_or_default();
-            bail!("it ended with {status}:\n{}", told.trim_end());
+            return Err(ended(status));
         }
         sleep(Duration::from_millis(20)).await;
     }
