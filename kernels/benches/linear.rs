@@ -110,6 +110,9 @@ impl Case {
                 backend.prepare_weight(&[copy]).expect("a weight")
             })
             .collect();
+        if name.ends_with("head") {
+            self.embed(&backend, &weights[0], machine);
+        }
         for rows in ROWS {
             let seconds = time(&backend, &weights, rows, &mut random);
             let gigabytes = bytes as f64 / seconds / 1e9;
@@ -129,6 +132,27 @@ impl Case {
                 "{name:<22} {format:<5} {rows:>4} {threads:>7} {micros:>12} {gigabytes:>8.2} {gigaops:>9.1} {of_peak:>10}"
             );
         }
+    }
+}
+
+impl Case {
+    /// 512 rows of the table, as a prefill takes them.
+    fn embed(&self, backend: &CpuBackend, table: &CpuWeight, machine: &Machine) {
+        let mut random = Random(2);
+        let rows: Vec<u32> = (0..512).map(|_| random.below(self.n) as u32).collect();
+        let mut ids = backend.alloc_indices(512).expect("memory");
+        ids.copy_from_slice(&rows);
+        let mut out = backend.alloc(512 * self.k).expect("memory");
+        let mut best = f64::INFINITY;
+        for _ in 0..20 {
+            let start = clock(backend);
+            backend.embed(table, &ids, 512, &mut out).expect("rows");
+            best = best.min(clock(backend) - start);
+        }
+        let micros = format!("{:.1} us", best * 1e6);
+        let name = self.name.replace("head", "embed");
+        let (format, threads) = (self.format.to_string(), machine.threads);
+        println!("{name:<22} {format:<5} {:>4} {threads:>7} {micros:>12}", 512);
     }
 }
 

@@ -371,6 +371,14 @@ fn embed_gives_the_rows_of_the_table() {
         for (id, row) in ids.iter().zip(out.chunks_exact(512)) {
             assert_eq!(row, dequantized_row(&parts, *id as usize), "{format}, row {id}");
         }
+        backend.write_indices(&[3, 57], &mut indices).expect("it fits");
+        let error = backend
+            .embed(&table, &indices, 2, &mut out)
+            .expect_err("past the end");
+        assert!(
+            error.to_string().contains("row 57 of a table of 57 rows"),
+            "{error}"
+        );
     }
 }
 

@@ -99,23 +99,18 @@ impl CpuWeight {
         self.parts.iter().map(bytes).sum()
     }
 
-    /// Row `row` as f32.
-    fn row_into(&self, row: usize, out: &mut [f32]) -> Result<(), BackendError> {
-        let mut rest = row;
+    /// Row `row`, below `n`, as f32.
+    fn row_into(&self, mut row: usize, out: &mut [f32]) {
         for part in &self.parts {
-            if rest < part.rows() {
+            if row < part.rows() {
                 match part {
-                    Part::Dense(matrix) => matrix.row_into(rest, out),
-                    Part::Packed(matrix) => matrix.row_into(rest, out),
+                    Part::Dense(matrix) => matrix.row_into(row, out),
+                    Part::Packed(matrix) => matrix.row_into(row, out),
                 }
-                return Ok(());
+                return;
             }
-            rest -= part.rows();
+            row -= part.rows();
         }
-        Err(BackendError::Shape(format!(
-            "row {row} of a table of {} rows",
-            self.n
-        )))
     }
 }
 
@@ -196,9 +191,16 @@ impl LinearOps for CpuBackend {
         let k = table.k;
         check_len("ids", ids.len(), rows)?;
         check_len("out", out.len(), rows * k)?;
-        for (id, out) in ids[..rows].iter().zip(out.chunks_exact_mut(k.max(1))) {
-            table.row_into(*id as usize, out)?;
+        let ids = &ids[..rows];
+        if let Some(id) = ids.iter().find(|id| **id as usize >= table.n) {
+            return Err(BackendError::Shape(format!(
+                "row {id} of a table of {} rows",
+                table.n
+            )));
         }
+        self.pool().run_chunks(&mut out[..rows * k], k, |row, out| {
+            table.row_into(ids[row] as usize, out);
+        });
         Ok(())
     }
 }
