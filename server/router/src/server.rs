@@ -73,7 +73,7 @@ impl Router {
     /// See [`StartError`].
     pub async fn bind(config: RouterConfig) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        let snapshots = discovery::file::watch(&config.endpoints_path, metrics.endpoints_errors.clone())?;
+        let mut snapshots = discovery::file::watch(&config.endpoints_path, metrics.endpoints_errors.clone())?;
         let address = config.listen;
         let listen_error = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen_error)?;
@@ -86,6 +86,7 @@ impl Router {
             policy: Box::new(LeastTokens),
             stopping: CancellationToken::new(),
         });
+        take_over(&context, &mut snapshots); // a request that comes at once finds its model
         let discovery = Discovery(tokio::spawn(follow(context.clone(), snapshots)));
         Ok(Self {
             context,
@@ -181,21 +182,21 @@ async fn serve_connection(context: Arc<Context>, stream: TcpStream) {
 
 /// Takes over every snapshot, until the source is gone.
 async fn follow(context: Arc<Context>, mut snapshots: Snapshots) {
-    loop {
-        let snapshot = snapshots.borrow_and_update().clone();
-        if let Some(endpoints) = snapshot {
-            context.fleet.apply(&endpoints);
-            info!(
-                generation = endpoints.generation,
-                models = endpoints.models.len(),
-                replicas = endpoints.replicas.len(),
-                "took over the list of replicas"
-            );
-        }
-        if snapshots.changed().await.is_err() {
-            return;
-        }
+    while snapshots.changed().await.is_ok() {
+        take_over(&context, &mut snapshots);
     }
+}
+
+fn take_over(context: &Context, snapshots: &mut Snapshots) {
+    let snapshot = snapshots.borrow_and_update().clone();
+    let Some(endpoints) = snapshot else { return };
+    context.fleet.apply(&endpoints);
+    info!(
+        generation = endpoints.generation,
+        models = endpoints.models.len(),
+        replicas = endpoints.replicas.len(),
+        "took over the list of replicas"
+    );
 }
 
 /// The task that follows the list of replicas; it ends with the router.
