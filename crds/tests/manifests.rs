@@ -172,11 +172,11 @@ fn models_of_two_files_may_not_share_a_name() {
         },
         Source {
             name: "b.yaml".to_owned(),
-            text: document("two", "y, x"),
+            text: document("two", "z, x"),
         },
         Source {
             name: "c.yaml".to_owned(),
-            text: document("one", "z"),
+            text: document("one", "w"),
         },
     ];
     let refused = manifest::parse(&sources).expect_err("refused").to_string();

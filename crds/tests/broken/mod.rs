@@ -600,7 +600,7 @@ spec:
 apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
 metadata:
-  name: n
+  name: other
 spec:
   model: hf://o/n
   servedNames: [m]
@@ -617,7 +617,7 @@ spec:
 apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
 metadata:
-  name: n
+  name: other
 spec:
   model: hf://o/n
   engine: {maxNumSeqs: 0}

@@ -136,12 +136,12 @@ fn changes_are_told_by_flag() {
     let old = model("a", "servedNames: [x]").launch_config();
     let new = model(
         "a",
-        "servedNames: [x, y], engine: {prefixCaching: false, maxModelLen: 64}",
+        "servedNames: [x, z], engine: {prefixCaching: false, maxModelLen: 64}",
     )
     .launch_config();
     assert_eq!(
         describe_change(&old, &new),
-        "served-name x -> x,y, max-model-len unset -> 64, no-prefix-caching unset -> set"
+        "served-name x -> x,z, max-model-len unset -> 64, no-prefix-caching unset -> set"
     );
 }
 

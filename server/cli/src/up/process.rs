@@ -142,26 +142,34 @@ impl Process {
         // The last output may still be in the pipe.
         sleep(Duration::from_millis(50)).await;
         let ended = status.map_or_else(|| "ended".to_owned(), |status| format!("ended with {status}"));
-        match explanation(&self.tail.lines()) {
-            Some(lines) => format!("{ended}: {lines}"),
-            None => ended,
-        }
+        explanation(&ended, &self.tail.lines())
     }
 }
 
-/// An `error:` line and what follows it; else the last line.
-fn explanation(lines: &[String]) -> Option<String> {
-    let error = lines.iter().rposition(|line| line.starts_with("error:"));
-    let start = error.unwrap_or(lines.len().checked_sub(1)?);
-    let told = lines[start..].iter().take(6).map(|line| line.trim());
-    Some(
-        told.collect::<Vec<_>>()
+/// The error that was told; else how it ended and the last line.
+fn explanation(ended: &str, lines: &[String]) -> String {
+    let told = |lines: &[String]| {
+        lines
+            .iter()
+            .map(|line| line.trim())
+            .collect::<Vec<_>>()
             .join("; ")
+    };
+    if let Some(start) = lines.iter().rposition(|line| line.starts_with("error:")) {
+        let end = lines.len().min(start + LONGEST_ERROR);
+        return told(&lines[start..end])
             .trim_start_matches("error:")
             .trim()
-            .to_owned(),
-    )
+            .to_owned();
+    }
+    match lines.last() {
+        Some(last) => format!("{ended}: {}", last.trim()),
+        None => ended.to_owned(),
+    }
 }
+
+/// Lines of an error with its causes.
+const LONGEST_ERROR: usize = 6;
 
 #[cfg(test)]
 mod tests {
@@ -172,13 +180,13 @@ mod tests {
         let lines = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let told = lines(&["loading", "error: no such model", "  caused by: 404"]);
         assert_eq!(
-            explanation(&told).as_deref(),
-            Some("no such model; caused by: 404")
+            explanation("ended with 1", &told),
+            "no such model; caused by: 404"
         );
         assert_eq!(
-            explanation(&lines(&["loading", "killed"])).as_deref(),
-            Some("killed")
+            explanation("ended with signal: 9", &lines(&["loading", "at 40 %"])),
+            "ended with signal: 9: at 40 %"
         );
-        assert_eq!(explanation(&[]), None);
+        assert_eq!(explanation("ended with 1", &[]), "ended with 1");
     }
 }
