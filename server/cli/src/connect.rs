@@ -29,18 +29,27 @@ pub(crate) struct ConnectArgs {
 
 /// How a model in this process is loaded.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Engine (without --endpoint)")]
 pub(crate) struct EngineArgs {
     /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N", conflicts_with = "endpoint")]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "endpoint",
+        help_heading = "Engine (without --endpoint)"
+    )]
     threads: Option<usize>,
 
     /// Most tokens of a sequence [default: the model's, bounded by the cache]
-    #[arg(long, value_name = "TOKENS", conflicts_with = "endpoint")]
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        conflicts_with = "endpoint",
+        help_heading = "Engine (without --endpoint)"
+    )]
     max_model_len: Option<usize>,
 
     /// Memory for the KV cache, such as 512Mi
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, conflicts_with = "endpoint")]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, conflicts_with = "endpoint", help_heading = "Engine (without --endpoint)")]
     kv_cache_memory: Option<u64>,
 }
 

@@ -211,6 +211,24 @@ fn a_gated_repository_asks_for_its_licence() {
 }
 
 #[test]
+fn a_disk_that_is_too_small_is_told_before_the_download() {
+    let (home, hub) = (
+        tempfile::tempdir().expect("a folder"),
+        FakeHub::start(&repository()),
+    );
+    hub.claim_size(1 << 60);
+    assert_fails(
+        &pull(home.path(), &hub, MODEL),
+        &[
+            "no space for org/model: 1152922 TB needed",
+            "free in",
+            "ferrum rm",
+        ],
+    );
+    assert_eq!(hub.requests(), ["info main"]);
+}
+
+#[test]
 fn without_a_network_a_cached_model_is_used_and_another_is_refused() {
     let (home, hub) = (
         tempfile::tempdir().expect("a folder"),

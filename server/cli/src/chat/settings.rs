@@ -5,30 +5,29 @@ use ferrum_api::chat::ChatCompletionRequest;
 
 /// Sampling; what is not set is up to the model.
 #[derive(Args, Clone, Debug, Default, PartialEq)]
-#[command(next_help_heading = "Sampling")]
 pub(crate) struct Settings {
     /// 0 always takes the likeliest token, higher is freer [default: the model's]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", help_heading = "Sampling")]
     pub(crate) temperature: Option<f64>,
 
     /// Draw from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", help_heading = "Sampling")]
     pub(crate) top_p: Option<f64>,
 
     /// Draw from so many of the likeliest tokens
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", help_heading = "Sampling")]
     pub(crate) top_k: Option<i64>,
 
     /// Drop tokens less likely than this share of the likeliest
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", help_heading = "Sampling")]
     pub(crate) min_p: Option<f64>,
 
     /// The same seed gives the same answer
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
     pub(crate) seed: Option<i64>,
 
     /// Most tokens of an answer
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
     pub(crate) max_tokens: Option<i64>,
 }
 

@@ -27,7 +27,7 @@ Examples:
   ferrum serve smollm2:135m
   ferrum serve Qwen/Qwen3-0.6B --served-name chat --host 0.0.0.0 --port 8000 --api-key secret
   ferrum serve ./model.gguf --threads 4 --max-model-len 4096 --kv-cache-memory 1Gi
-  ferrum serve any --sim --sim-ttft-ms 50 --sim-tpot-ms 10      no weights: for tests of what is above
+  ferrum serve any --sim --sim-ttft-ms 50 --sim-tpot-ms 10     a simulation, without weights
 
 Routes: /v1/chat/completions /v1/completions /v1/embeddings /v1/models /health /metrics")]
 pub(crate) struct ServeArgs {

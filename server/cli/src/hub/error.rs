@@ -86,6 +86,9 @@ pub(crate) enum HubError {
         path: PathBuf,
         source: io::Error,
     },
+    /// What should be removed is not there.
+    #[error("{model} is not in {}", .cache.display())]
+    NotCached { model: String, cache: PathBuf },
     /// A path that is not a model.
     #[error("{} is not a model: {reason}", .path.display())]
     NotAModel { path: PathBuf, reason: String },
@@ -139,6 +142,7 @@ impl HubError {
                 None => "too many requests; try again later, or set HF_TOKEN".to_owned(),
             },
             Self::Status { status: 500.., .. } => "the hub has trouble; try again later".to_owned(),
+            Self::NotCached { .. } => "ferrum list shows what is".to_owned(),
             Self::Status { .. } | Self::NotAModel { .. } => return None,
             Self::Io { source, .. } => return io_help(source),
         })

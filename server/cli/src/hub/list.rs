@@ -81,13 +81,13 @@ pub(crate) fn cached_models(config: &HubConfig) -> Result<Vec<CachedModel>, HubE
 /// links to stay.
 ///
 /// # Errors
-/// [`HubError::NotAModel`] when it is not cached, [`HubError::Io`].
+/// [`HubError::NotCached`], [`HubError::Io`].
 pub(crate) fn remove(model: &HubRef, config: &HubConfig) -> Result<u64, HubError> {
     let store = RepoStore::new(&config.cache, &model.repo);
     let root = store.root();
-    let absent = || HubError::NotAModel {
-        path: root.clone(),
-        reason: format!("{model} is not in the cache"),
+    let absent = || HubError::NotCached {
+        model: model.title(),
+        cache: config.cache.clone(),
     };
     if !root.exists() {
         return Err(absent());

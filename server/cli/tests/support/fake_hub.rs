@@ -28,6 +28,8 @@ struct Inner {
     break_after: HashMap<String, Vec<usize>>,
     /// The file's content is not what its listing says.
     damaged: Option<String>,
+    /// Size that the listing claims of every large file.
+    claimed_size: Option<u64>,
     /// Token that the repository asks for.
     token: Option<String>,
     gated: bool,
@@ -86,6 +88,11 @@ impl FakeHub {
     /// Sends other bytes than `file` has.
     pub(crate) fn damage(&self, file: &str) {
         self.inner().damaged = Some(file.to_owned());
+    }
+
+    /// Lists every large file with this size.
+    pub(crate) fn claim_size(&self, bytes: u64) {
+        self.inner().claimed_size = Some(bytes);
     }
 
     /// Asks for this token; without it there is no such repository.
@@ -148,20 +155,20 @@ async fn info(State(inner): Shared, Path(revision): Path<String>, headers: Heade
     let siblings: Vec<_> = inner
         .files
         .iter()
-        .map(|(name, bytes)| sibling(name, bytes))
+        .map(|(name, bytes)| sibling(name, bytes, inner.claimed_size))
         .collect();
     axum::Json(serde_json::json!({ "id": "org/model", "sha": COMMIT, "siblings": siblings })).into_response()
 }
 
 /// Large files are in LFS and have a SHA-256; small ones have git's id alone.
-fn sibling(name: &str, bytes: &Bytes) -> serde_json::Value {
+fn sibling(name: &str, bytes: &Bytes, claimed_size: Option<u64>) -> serde_json::Value {
     let digest: String = Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
     let mut value = serde_json::json!({ "rfilename": name, "size": bytes.len(), "blobId": digest[..40] });
     if !name.ends_with(".json") {
-        value["lfs"] = serde_json::json!({ "sha256": digest, "size": bytes.len(), "pointerSize": 134 });
+        value["lfs"] = serde_json::json!({ "sha256": digest, "size": claimed_size.unwrap_or(bytes.len() as u64), "pointerSize": 134 });
     }
     value
 }
