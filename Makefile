@@ -5,7 +5,7 @@ export CARGO_TERM_COLOR ?= auto
 MODELS := $(CURDIR)/.cache/models
 export FERRUM_TEST_MODELS ?= $(MODELS)
 
-PROMPT ?= What is the capital of France?
+PROMPT ?= What is the capital of France? Answer in one sentence.
 KEEP ?=
 
 .PHONY: help

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-prompt=${PROMPT:-What is the capital of France?}
+prompt=${PROMPT:-What is the capital of France? Answer in one sentence.}
 state=$PWD/.cache/demo-state
 model=hf://HuggingFaceTB/SmolLM2-135M-Instruct
 say() { printf '\033[1m==> %s\033[0m\n' "$*" >&2; }
@@ -29,7 +29,7 @@ stop() { "$ferrum" stop --state-dir "$state" || true; }
 url=$(cat "$state/router.address")
 
 say "Asking: $prompt"
-"$ferrum" run smollm2 "$prompt" --endpoint "$url" --stats
+"$ferrum" run smollm2 "$prompt" --endpoint "$url" --temperature 0 --max-tokens 256 --stats
 
 if [ -n "${KEEP:-}" ]; then
     say "Still running. Ask it yourself:"

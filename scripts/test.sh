@@ -29,6 +29,8 @@ build() { cargo build --release --quiet -p ferrum-cli; }
 rust() { cargo test --workspace --no-fail-fast; }
 openai() { e2e/openai/run.sh; }
 
+# A cold build needs no incremental files, which only cost time and disk.
+export CARGO_INCREMENTAL=0
 export FERRUM_TEST_MODELS=${FERRUM_TEST_MODELS:-$PWD/.cache/models}
 export FERRUM_BIN=$PWD/target/release/ferrum
 rm -f "$log_dir"/*.log

@@ -97,6 +97,42 @@ class Stack:
         assert self.process.wait(timeout=60) == 0
 
 
+class SimulatedEngine:
+    """One `ferrum serve --sim` with few places, to fill them."""
+
+    def __init__(self, folder, *arguments):
+        self.address = folder / "address"
+        self.process = subprocess.Popen(
+            [environment("FERRUM_BIN"), "serve", "/sim", "--served-name=sim", "--sim", "--port=0"]
+            + [f"--address-file={self.address}", *arguments],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 30
+        while not self.address.exists():
+            assert time.monotonic() < deadline and self.process.poll() is None, "ferrum serve --sim gave no address"
+            time.sleep(0.02)
+        self.url = self.address.read_text().strip()
+
+    def client(self):
+        """An official client without retries of its own."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="unused", max_retries=0)
+
+    def await_ready(self):
+        """Waits until it answers."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.client().models.retrieve("sim")
+            except openai.APIStatusError:
+                assert time.monotonic() < deadline, "the simulated engine is not ready"
+                time.sleep(0.02)
+
+    def stop(self):
+        """SIGKILL: a simulated engine has nothing to lose."""
+        self.process.kill()
+        self.process.wait(timeout=30)
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory):
     """SmolLM2 and MiniLM behind one router."""

@@ -1,6 +1,7 @@
 """What a user of the official client sees."""
 
 import base64
+import json
 import struct
 import threading
 import time
@@ -9,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import CHAT_AND_EMBEDDING, Stack, environment
+from conftest import CHAT_AND_EMBEDDING, SimulatedEngine, Stack, environment
 
 FRANCE = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
@@ -143,18 +144,21 @@ def test_a_body_over_the_limit_is_refused_with_413(client):
     assert refused.value.status_code == 413
 
 
-def test_a_closed_stream_frees_its_sequence(stack, client):
+def test_a_closed_stream_frees_its_sequence_within_a_second(stack, client):
+    endpoints = json.loads((stack.state / "endpoints.json").read_text())
+    (engine,) = [replica["url"] for replica in endpoints["replicas"] if replica["model"] == "smollm2"]
+
+    def await_running(count, seconds):
+        deadline = time.monotonic() + seconds
+        while f"ferrum_engine_running_requests {count}" not in (metrics := httpx.get(f"{engine}/metrics").text):
+            assert time.monotonic() < deadline, f"not {count} running after {seconds} s:\n{metrics}"
+            time.sleep(0.02)
+
     stream = chat(client, stream=True, max_tokens=1500, messages=[{"role": "user", "content": "Tell a long story."}])
     next(iter(stream))
+    await_running(1, seconds=5)
     stream.close()
-    deadline = time.monotonic() + 1.0
-    metrics = ""
-    while time.monotonic() < deadline:
-        metrics = httpx.get(f"{stack.url}/metrics").text
-        if 'ferrum_router_requests_in_flight{model="smollm2"} 0' in metrics:
-            return
-        time.sleep(0.02)
-    pytest.fail(f"the sequence still runs after 1 s:\n{metrics}")
+    await_running(0, seconds=1)
 
 
 def test_a_missing_key_is_an_authentication_error(tmp_path):
@@ -178,20 +182,14 @@ def model(name, path, extra=""):
 
 
 def test_too_much_waiting_is_a_rate_limit_error_with_retry_after(tmp_path):
-    simulated = ["--sim", "--sim-tpot-ms=100", "--max-waiting=1"]
-    stack = Stack(
-        tmp_path,
-        model("sim", "/sim", ", engine: {maxNumSeqs: 1}"),
-        *(f"--engine-arg={argument}" for argument in simulated),
-        "--router-arg=--queue-limit=1",
-    )
+    engine = SimulatedEngine(tmp_path, "--sim-tpot-ms=50", "--max-num-seqs=1", "--max-waiting=1")
     try:
-        stack.await_models("sim")
+        engine.await_ready()
         refused = []
 
         def ask():
             try:
-                chat(stack.client(), model="sim", max_tokens=20)
+                chat(engine.client(), model="sim", max_tokens=20)
             except openai.RateLimitError as error:
                 refused.append(error)
 
@@ -203,7 +201,7 @@ def test_too_much_waiting_is_a_rate_limit_error_with_retry_after(tmp_path):
         assert 1 <= len(refused) < 8
         assert all(int(error.response.headers["retry-after"]) >= 1 for error in refused)
     finally:
-        stack.stop()
+        engine.stop()
 
 
 def test_a_model_that_cannot_load_is_unavailable_and_says_why(tmp_path):

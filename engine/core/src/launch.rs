@@ -180,14 +180,13 @@ impl LaunchConfig {
         Ok(())
     }
 
-    /// The local path, when the model is one (`file://…`, or a path that starts with `/`, `./` or `../`).
+    /// The local path, when the model is one (`file://…`, or a path that starts with `/` or `.`).
     pub fn local_path(&self) -> Option<PathBuf> {
         if let Some(path) = self.model.strip_prefix("file://") {
             return Some(PathBuf::from(path));
         }
-        ["/", "./", "../"]
-            .iter()
-            .any(|start| self.model.starts_with(start))
+        self.model
+            .starts_with(['/', '.'])
             .then(|| PathBuf::from(&self.model))
     }
 }

@@ -9,7 +9,7 @@
 //! | `org/name/file.gguf` | one GGUF file of it |
 //! | `hf://org/name@revision/file.gguf` | the same, spelled out |
 //! | `https://huggingface.co/org/name` | the address of its page, or of a file on it |
-//! | `/path`, `./path`, `../path`, `~/path`, `file://path`, `name.gguf` | a folder or a .gguf file on disk |
+//! | `/path`, `./path`, `.path`, `../path`, `~/path`, `file://path`, `name.gguf` | a folder or a .gguf file on disk |
 //!
 //! A revision that contains a slash is written with `%2F`, except `refs/pr/N`.
 
@@ -143,9 +143,8 @@ fn local_path(text: &str) -> Option<PathBuf> {
     if let Some(rest) = text.strip_prefix("~/") {
         return Some(std::env::home_dir()?.join(rest));
     }
-    let is_path = ["/", "./", "../"].iter().any(|start| text.starts_with(start))
-        || matches!(text, "." | "..")
-        || (!text.contains('/') && has_gguf_extension(text));
+    // No organisation of the hub begins with a dot: `.cache/model` is a path like `./model`.
+    let is_path = text.starts_with(['/', '.']) || (!text.contains('/') && has_gguf_extension(text));
     is_path.then(|| PathBuf::from(text))
 }
 
