@@ -22,9 +22,6 @@ use clap::Parser;
 
 use crate::{commands::Command, logging::LogArgs};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     up::lifeline::hold();
     let cli = Cli::parse();
