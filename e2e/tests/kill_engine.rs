@@ -1,5 +1,7 @@
 //! What clients see when an engine is killed under load.
 
+#![allow(clippy::print_stdout)] // the figures are what the test shows, with --nocapture
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
