@@ -21,7 +21,7 @@ use ferrum_kernels::{
     cpu::{CpuBackend, CpuWeight, Isa, detect},
     ops::LinearOps,
 };
-use machine::Machine;
+use machine::{Machine, clock};
 use support::Random;
 
 /// Model and layer, n, k, formats.
@@ -180,21 +180,4 @@ fn time(backend: &CpuBackend, weights: &[CpuWeight], rows: usize, random: &mut R
         taken += 1;
     }
     best
-}
-
-/// Seconds: of this thread's own computing when it is the only one, so that other programs on the machine do
-/// not count; else of the wall.
-fn clock(backend: &CpuBackend) -> f64 {
-    let clock = if backend.pool().threads() == 1 {
-        libc::CLOCK_THREAD_CPUTIME_ID
-    } else {
-        libc::CLOCK_MONOTONIC
-    };
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is writable.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }

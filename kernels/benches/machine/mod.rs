@@ -6,6 +6,8 @@ use std::{
     sync::{Barrier, Mutex},
 };
 
+use ferrum_kernels::cpu::CpuBackend;
+
 /// Rates of some threads together.
 pub(crate) struct Machine {
     pub(crate) threads: usize,
@@ -122,13 +124,27 @@ fn best_of<T>(threads: usize, init: impl Fn() -> T + Sync, work: impl Fn(&mut T)
         .fold(f64::INFINITY, f64::min)
 }
 
+/// Seconds: of this thread's own computing when it is the only one, so that other programs on the machine do
+/// not count; else of the wall.
+pub(crate) fn clock(backend: &CpuBackend) -> f64 {
+    if backend.pool().threads() == 1 {
+        thread_seconds()
+    } else {
+        seconds(libc::CLOCK_MONOTONIC)
+    }
+}
+
 fn thread_seconds() -> f64 {
+    seconds(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+fn seconds(clock: libc::clockid_t) -> f64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: `time` is writable.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 

@@ -9,7 +9,7 @@ use ferrum_kernels::{
     cpu::{CpuBackend, CpuBuffer, CpuIndices, Isa, detect},
 };
 
-use crate::machine::Machine;
+use crate::machine::{Machine, clock};
 
 const TIME_A_FIGURE: Duration = Duration::from_millis(250);
 
@@ -91,23 +91,6 @@ fn best_seconds(backend: &CpuBackend, call: &mut impl FnMut(usize)) -> f64 {
         best = best.min((clock(backend) - start) / calls as f64);
     }
     best
-}
-
-/// Seconds: of this thread's own computing when it is the only one, so that other programs on the machine do
-/// not count; else of the wall.
-fn clock(backend: &CpuBackend) -> f64 {
-    let clock = if backend.pool().threads() == 1 {
-        libc::CLOCK_THREAD_CPUTIME_ID
-    } else {
-        libc::CLOCK_MONOTONIC
-    };
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `time` is writable.
-    unsafe { libc::clock_gettime(clock, &raw mut time) };
-    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 pub(crate) fn buffer(backend: &CpuBackend, values: &[f32]) -> CpuBuffer {
