@@ -1,4 +1,4 @@
-//! Compiles the telemetry protocol with a protobuf compiler in Rust, so that no protoc is needed.
+//! Compiles the protocols with a protobuf compiler in Rust, so that no protoc is needed.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -1,5 +1,5 @@
-//! What goes over the wire: OpenAI's types, its error shape, and the telemetry protocol between engines and
-//! routers.
+//! What goes over the wire: OpenAI's types, its error shape, and the protocols between engines, routers and
+//! operator.
 //!
 //! # Fields that we do not know
 //! A request field falls into one of four classes, and nothing is ever dropped in silence:
@@ -12,6 +12,7 @@
 
 pub mod chat;
 pub mod completions;
+pub mod demand;
 pub mod embeddings;
 pub mod error;
 mod input;
