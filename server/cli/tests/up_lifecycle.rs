@@ -24,6 +24,8 @@ async fn two_models_answer_behind_one_router_and_sigterm_leaves_nothing() {
     chat(&http, &url, "b", false)
         .await
         .expect_err("only its served name is known");
+    let told = status_of_router(&url);
+    assert!(told.contains("2/2") && told.contains("bee"), "{told}");
     assert!(up.stop().success(), "{}", bench.log());
     assert_eq!(bench.processes(), [""; 0]);
     let left: Vec<_> = fs::read_dir(bench.state())
@@ -172,4 +174,13 @@ async fn await_running(bench: &Bench) {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     panic!("nothing runs\n{}", bench.log());
+}
+
+fn status_of_router(url: &str) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_ferrum"))
+        .args(["status", "--endpoint", url])
+        .output()
+        .expect("runs");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

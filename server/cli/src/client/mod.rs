@@ -12,7 +12,7 @@ use ferrum_api::{
     models::ModelList,
 };
 use reqwest::{Response, Url};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use self::sse::SseParser;
 use crate::exit::root_cause;
@@ -27,6 +27,33 @@ pub(crate) struct ApiClient {
     base: Url,
     api_key: Option<String>,
     http: reqwest::Client,
+}
+
+/// What a router tells of itself at `/health`.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct RouterHealth {
+    /// `ok` while it routes.
+    pub(crate) status: String,
+    /// Every model it knows.
+    pub(crate) models: Vec<ModelHealth>,
+}
+
+/// One model behind a router.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ModelHealth {
+    /// OpenAI `model` values.
+    pub(crate) served_names: Vec<String>,
+    /// What it is for.
+    pub(crate) task: String,
+    /// Replicas that can answer.
+    pub(crate) ready: usize,
+    /// Replicas.
+    pub(crate) total: usize,
+    /// What the furthest replica does.
+    pub(crate) phase: String,
+    /// Why it cannot be served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) message: Option<String>,
 }
 
 /// Why an endpoint gave no answer.
@@ -95,6 +122,11 @@ impl ApiClient {
         }
         let http = builder.build().map_err(|_| bad())?;
         Ok(Self { base, api_key, http })
+    }
+
+    /// What a router behind the endpoint tells of its models and their replicas.
+    pub(crate) async fn router_health(&self) -> Result<RouterHealth, ClientError> {
+        json(self.send(self.http.get(self.url("health"))).await?).await
     }
 
     /// The models that it serves.
