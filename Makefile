@@ -34,6 +34,14 @@ models: ## Fetch the real weights that tests and benchmarks use into .cache/mode
 crds: ## Write crds/generated from the Rust types
 	cargo run -q -p ferrum-crds --bin crdgen
 
+.PHONY: cluster-up
+cluster-up: ## Start a real Kubernetes on this machine: two nodes, a namespace of its own (needs root)
+	@e2e/cluster/cluster.py up
+
+.PHONY: cluster-down
+cluster-down: ## Remove that cluster and all it made, also after a crash
+	@e2e/cluster/cluster.py down
+
 .PHONY: bench-cpu
 bench-cpu: ## Compare with llama.cpp on this CPU, in one run (builds the peer once, about 7 minutes)
 	@scripts/bench-cpu.sh
