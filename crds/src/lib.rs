@@ -9,6 +9,7 @@
 //!
 //! [`ValidatedModel`] is the single input of everything behind it; nobody downstream reads a raw spec.
 
+mod claims;
 mod crd;
 pub mod manifest;
 pub mod names;
@@ -21,6 +22,7 @@ mod spec;
 mod validate;
 mod yaml;
 
+pub use claims::{Claim, claims};
 pub use crd::{crd, crd_yaml};
 pub use path::{FieldPath, Segment};
 pub use problem::{Problem, Reason};
