@@ -188,6 +188,7 @@ fn write_endpoints(path: &Path, address: &str) {
             served_names: vec!["m".to_owned()],
             task: Task::Chat,
             message: None,
+            phase: None,
         }],
         replicas: vec![ReplicaEntry {
             id: "r0".to_owned(),

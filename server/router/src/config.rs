@@ -2,14 +2,15 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::discovery::Source;
+
 /// Everything that can be set. [`RouterConfig::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct RouterConfig {
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// File with the models and replicas, as [`Endpoints::write_atomically`](crate::discovery::Endpoints) writes it.
-    /// It may appear later; its folder must exist.
-    pub endpoints_path: PathBuf,
+    /// Where the models and replicas come from.
+    pub source: Source,
     /// When set, routes below `/v1` want `Authorization: Bearer <key>`.
     pub api_key: Option<ApiKey>,
     /// Largest request body; a larger one is answered with 413.
@@ -75,11 +76,16 @@ impl fmt::Debug for ApiKey {
 }
 
 impl RouterConfig {
-    /// The defaults, on a free port of 127.0.0.1.
+    /// The defaults for a file of replicas, on a free port of 127.0.0.1.
     pub fn new(endpoints_path: impl Into<PathBuf>) -> Self {
+        Self::of(Source::File(endpoints_path.into()))
+    }
+
+    /// The defaults for any source, on a free port of 127.0.0.1.
+    pub fn of(source: Source) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            endpoints_path: endpoints_path.into(),
+            source,
             api_key: None,
             max_body_bytes: 8 << 20,
             max_bodies_bytes: 512 << 20,

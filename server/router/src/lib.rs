@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     config::{ApiKey, RouterConfig, TelemetryConfig},
-    discovery::{Endpoints, EndpointsError, ModelEntry, ReplicaEntry},
+    discovery::{Endpoints, EndpointsError, KubernetesConfig, ModelEntry, ReplicaEntry, Source},
     server::{Router, StartError, run},
 };
 

@@ -42,7 +42,7 @@ pub struct Router {
 pub enum StartError {
     /// The list of replicas cannot be watched.
     #[error(transparent)]
-    Discovery(#[from] discovery::WatchError),
+    Discovery(#[from] discovery::SourceError),
     /// The address is taken, or not ours.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -66,14 +66,14 @@ pub async fn run(config: RouterConfig, shutdown: impl Future<Output = ()>) -> Re
 }
 
 impl Router {
-    /// Takes the address and begins to follow the file of replicas; connections wait in the backlog until
+    /// Takes the address and begins to follow the list of replicas; connections wait in the backlog until
     /// [`Self::serve`].
     ///
     /// # Errors
     /// See [`StartError`].
     pub async fn bind(config: RouterConfig) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
-        let mut snapshots = discovery::file::watch(&config.endpoints_path, metrics.endpoints_errors.clone())?;
+        let mut snapshots = discovery::follow(&config.source, metrics.endpoints_errors.clone()).await?;
         let address = config.listen;
         let listen_error = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen_error)?;

@@ -9,18 +9,20 @@ use std::{
 };
 
 use clap::Args;
-use ferrum_router::{Router, RouterConfig};
+use ferrum_router::{KubernetesConfig, Router, RouterConfig, Source};
 
 use crate::{exit, hub::write_atomically, up::signals::Signals};
 
 /// Spread requests over engines that run already
 ///
-/// The engines are those of a JSON file, which is read again whenever it is replaced; `ferrum up` starts a router like
-/// this one and writes the file. SIGTERM or Ctrl-C lets running requests finish; a second one exits at once.
+/// The engines are those of a JSON file, which is read again whenever it is replaced (`ferrum up` starts a router like
+/// this one and writes the file), or the engine pods of a cluster. SIGTERM or Ctrl-C lets running requests finish; a
+/// second one exits at once.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
   ferrum router --endpoints endpoints.json --port 8080
+  ferrum router --kubernetes --host 0.0.0.0 --port 8080
 
 A file for two engines of one model:
   {\"generation\": 1,
@@ -29,8 +31,21 @@ A file for two engines of one model:
                 {\"id\": \"m-1\", \"model\": \"m\", \"url\": \"http://127.0.0.1:9001\"}]}")]
 pub(crate) struct RouterArgs {
     /// File with the models and their replicas
-    #[arg(long, value_name = "FILE")]
-    endpoints: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "kubernetes",
+        conflicts_with = "kubernetes"
+    )]
+    endpoints: Option<PathBuf>,
+
+    /// Serve the FerrumModels of a cluster: that of KUBECONFIG, else the one that this pod is in
+    #[arg(long)]
+    kubernetes: bool,
+
+    /// With --kubernetes: a namespace whose models are served; may be given more than once. Without it, all
+    #[arg(long = "namespace", value_name = "NAMESPACE", requires = "kubernetes")]
+    namespaces: Vec<String>,
 
     /// Address to listen on
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
@@ -94,7 +109,17 @@ impl RouterArgs {
             queue_limit: self.queue_limit,
             queue_timeout: Duration::from_secs(self.queue_timeout_seconds),
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds),
-            ..RouterConfig::new(&self.endpoints)
+            ..RouterConfig::of(self.source())
+        }
+    }
+
+    fn source(&self) -> Source {
+        match &self.endpoints {
+            Some(path) => Source::File(path.clone()),
+            None => Source::Kubernetes(KubernetesConfig {
+                namespaces: self.namespaces.clone(),
+                api_server: None,
+            }),
         }
     }
 }

@@ -131,6 +131,7 @@ impl Fleet {
             served_names: model.served_names().to_vec(),
             task: self.task_of(model),
             message: self.message_of(model),
+            phase: None,
         });
         let is_desired = |name: &str| self.desired.iter().any(|model| model.name() == name);
         // A model that was removed is unknown at once; what runs on its replicas is not disturbed by that.

@@ -35,6 +35,9 @@ pub struct ModelEntry {
     /// Why it cannot be served (it failed to load), for the client to read; absent while it can or will be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Where it stands on the way to its first replica (`weights: 43 % of 8.1 GB`), told while no replica says more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
 }
 
 /// One engine process.
@@ -197,6 +200,7 @@ mod tests {
                 served_names: vec!["m".to_owned(), "alias".to_owned()],
                 task: Task::Chat,
                 message: None,
+                phase: None,
             }],
             replicas: vec![ReplicaEntry {
                 id: "m-0".to_owned(),

@@ -107,6 +107,7 @@ impl Fleet {
                 served_names: entry.served_names.clone(),
                 task: entry.task,
                 message: entry.message.clone(),
+                phase: entry.phase.clone(),
                 replicas,
                 shared,
             });

@@ -29,6 +29,7 @@ pub(crate) struct Model {
     pub(crate) served_names: Vec<String>,
     pub(crate) task: Task,
     pub(crate) message: Option<String>,
+    pub(crate) phase: Option<String>,
     pub(crate) replicas: Vec<Arc<Replica>>,
     pub(crate) shared: Arc<Shared>,
 }
@@ -136,9 +137,10 @@ impl Model {
                 phase => phase.clone(),
             })
         });
-        match furthest.max_by_key(progress) {
-            None => "starting: no replica yet".to_owned(),
-            Some(phase) => describe(&phase),
+        match (furthest.max_by_key(progress), &self.phase) {
+            (None | Some(Phase::Starting | Phase::Draining), Some(phase)) => phase.clone(),
+            (None, None) => "starting: no replica yet".to_owned(),
+            (Some(phase), _) => describe(&phase),
         }
     }
 }
@@ -156,6 +158,15 @@ fn progress(phase: &Phase) -> u8 {
     }
 }
 
+/// `8.1 GB`, `270 MB`.
+fn bytes(count: u64) -> String {
+    if count >= 1_000_000_000 {
+        format!("{:.1} GB", count as f64 / 1e9)
+    } else {
+        format!("{} MB", count / 1_000_000)
+    }
+}
+
 /// A phase in words: `loading: 120 of 272 tensors`.
 pub(crate) fn describe(phase: &Phase) -> String {
     match phase {
@@ -164,13 +175,13 @@ pub(crate) fn describe(phase: &Phase) -> String {
         Phase::Fetching {
             done_bytes,
             total_bytes: 0,
-        } => format!("fetching: {} MB", done_bytes / 1_000_000),
+        } => format!("weights: {}", bytes(*done_bytes)),
         Phase::Fetching {
             done_bytes,
             total_bytes,
         } => {
             let percent = done_bytes.saturating_mul(100) / total_bytes;
-            format!("fetching: {percent} % of {} MB", total_bytes / 1_000_000)
+            format!("weights: {percent} % of {}", bytes(*total_bytes))
         }
         Phase::Loading { total: 0, .. } => "loading".to_owned(),
         Phase::Loading { done, total } => format!("loading: {done} of {total} tensors"),
@@ -203,10 +214,14 @@ mod tests {
             }),
             "loading: 120 of 272 tensors"
         );
-        let fetching = Phase::Fetching {
-            done_bytes: 430_000_000,
-            total_bytes: 1_000_000_000,
+        let fetching = |done_bytes, total_bytes| {
+            describe(&Phase::Fetching {
+                done_bytes,
+                total_bytes,
+            })
         };
-        assert_eq!(describe(&fetching), "fetching: 43 % of 1000 MB");
+        assert_eq!(fetching(3_500_000_000, 8_100_000_000), "weights: 43 % of 8.1 GB");
+        assert_eq!(fetching(27_000_000, 270_000_000), "weights: 10 % of 270 MB");
+        assert_eq!(fetching(5_000_000, 0), "weights: 5 MB");
     }
 }

@@ -2,6 +2,7 @@
 #![allow(unreachable_pub)] // a test binary exports nothing
 
 mod engines;
+mod kubernetes;
 mod membership;
 mod queue;
 mod retry;

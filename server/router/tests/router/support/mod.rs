@@ -1,6 +1,7 @@
 //! A router on a free port, a list of replicas to rewrite, and replicas that behave and misbehave.
 
 pub mod clients;
+pub mod cluster;
 pub mod engine;
 pub mod fake;
 pub mod raw;
@@ -35,28 +36,37 @@ impl Harness {
     /// The same with other settings.
     pub async fn with(urls: &[String], ready: usize, set: impl FnOnce(&mut RouterConfig)) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let mut config = RouterConfig::new(folder.path().join("endpoints.json"));
+        let path = folder.path().join("endpoints.json");
+        let mut config = RouterConfig::new(&path);
         set(&mut config);
         let endpoints = endpoints(urls);
-        endpoints
-            .write_atomically(&config.endpoints_path)
-            .expect("writes");
+        endpoints.write_atomically(&path).expect("writes");
+        let harness = Self::serve(config, folder, endpoints).await;
+        harness.await_ready(ready).await;
+        harness
+    }
+
+    /// A router over any source.
+    pub async fn of(config: RouterConfig) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        Self::serve(config, folder, Endpoints::default()).await
+    }
+
+    async fn serve(config: RouterConfig, folder: TempDir, endpoints: Endpoints) -> Self {
         let router = Router::bind(config).await.expect("binds");
         let address = router.local_addr();
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(router.serve(async {
             let _ = stopped.await;
         }));
-        let harness = Self {
+        Self {
             folder,
             address,
             client: client(),
             endpoints,
             stop: Some(stop),
             served,
-        };
-        harness.await_ready(ready).await;
-        harness
+        }
     }
 
     /// Rewrites the list.
@@ -78,6 +88,12 @@ impl Harness {
             .send()
             .await
             .expect("answers");
+        response.json().await.expect("JSON")
+    }
+
+    /// The document of a path.
+    pub async fn get_json(&self, path: &str) -> Value {
+        let response = self.client.get(self.url(path)).send().await.expect("answers");
         response.json().await.expect("JSON")
     }
 
@@ -188,6 +204,7 @@ pub fn model(name: &str) -> ModelEntry {
         served_names: vec![name.to_owned()],
         task: Task::Chat,
         message: None,
+        phase: None,
     }
 }
 
