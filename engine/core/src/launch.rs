@@ -244,6 +244,8 @@ words! {
     Device {
         /// The CPU backend.
         Cpu = "cpu",
+        /// NVIDIA GPUs.
+        Cuda = "cuda",
     }
 }
 
@@ -268,6 +270,8 @@ words! {
         Auto = "auto",
         /// A GGUF file's own formats.
         Gguf = "gguf",
+        /// GPTQ with four bits a weight.
+        GptqInt4 = "gptq-int4",
         /// None.
         None = "none",
     }

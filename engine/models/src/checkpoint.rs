@@ -284,6 +284,13 @@ impl Checkpoint {
 
     fn check_quantization(&self, wanted: Quantization, weights: &Weights) -> Result<(), LoadError> {
         let allowed = match wanted {
+            Quantization::GptqInt4 => {
+                return Err(refuse_option(
+                    "quantization",
+                    wanted,
+                    "auto, gguf or none, as GPTQ is not supported yet",
+                ));
+            }
             Quantization::Gguf if matches!(self.source, Source::Folder(_)) => "auto or none",
             Quantization::None if weights.is_quantized() => "auto or gguf",
             Quantization::Auto | Quantization::Gguf | Quantization::None => return Ok(()),

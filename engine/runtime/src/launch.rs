@@ -94,6 +94,11 @@ pub fn launch(
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             launch.run(Arc::new(CpuBackend::new(config.threads.unwrap_or_else(cores))))
         }
+        Device::Cuda => Err(LaunchFailure::Config(LaunchError {
+            flag: "device",
+            value: config.device.to_string(),
+            allowed: "cpu, as this build has no CUDA backend",
+        })),
     }
 }
 
