@@ -19,7 +19,9 @@ mod rules;
 mod shape;
 mod source;
 mod spec;
+mod status;
 mod validate;
+mod validated;
 mod yaml;
 
 pub use claims::{Claim, claims};
@@ -27,5 +29,9 @@ pub use crd::{crd, crd_yaml};
 pub use path::{FieldPath, Segment};
 pub use problem::{Problem, Reason};
 pub use source::ModelSource;
-pub use spec::{EngineSpec, FerrumModel, FerrumModelSpec, MemorySize};
-pub use validate::ValidatedModel;
+pub use spec::{
+    AccessMode, AutoscalingSpec, CacheSpec, EngineSpec, FerrumModel, FerrumModelSpec, MemorySize,
+    PodTemplate, RolloutSpec, ScalingTarget, SecretKeyRef,
+};
+pub use status::{AutoscalingStatus, ColdStartStatus, FerrumModelStatus, WeightsStatus};
+pub use validated::{Autoscaling, Cache, Rollout, Scaling, ValidatedModel};

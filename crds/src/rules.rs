@@ -63,6 +63,10 @@ pub(crate) fn object_rules() -> impl Iterator<Item = &'static Rule> {
 pub(crate) fn spec_rules() -> impl Iterator<Item = &'static Rule> {
     [
         &MODEL,
+        &MODEL_HUB,
+        &MODEL_WEB,
+        &MODEL_CLAIM,
+        &MODEL_FILE,
         &SERVED_NAMES,
         &TENSOR_PARALLEL_POWER,
         &TENSOR_PARALLEL_ON_CPU,
@@ -95,23 +99,50 @@ const NAME: Rule = Rule {
 
 const MODEL: Rule = Rule {
     field: "spec.model",
-    cel: "self.model.matches('^hf://[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?/[A-Za-z0-9_]([A-Za-z0-9._-]*\
-          [A-Za-z0-9_])?(@[A-Za-z0-9][A-Za-z0-9._/-]*)?$') || (self.model.matches('^file:///.') \
-          && !self.model.contains('/../') && !self.model.endsWith('/..'))",
-    expected: "hf://org/name, hf://org/name@revision or file:///absolute/path",
+    cel: "self.model.matches('^(hf|https|pvc|file)://')",
+    expected: "hf://org/name, hf://org/name@revision, https://host/path.gguf, pvc://claim/path or \
+               file:///absolute/path",
     find: |object, rule| {
-        let Some(model) = text(object, rule.field) else {
-            return Vec::new();
+        let is_other = |model: &str| {
+            !["hf://", "https://", "pvc://", "file://"]
+                .iter()
+                .any(|s| model.starts_with(s))
         };
-        match ModelSource::parse(model) {
-            Ok(_) => Vec::new(),
-            Err(expected) => vec![Problem::invalid(
-                FieldPath::of(rule.field),
-                &Value::from(model),
-                expected,
-            )],
-        }
+        model_problem(object, rule, is_other)
     },
+};
+
+const MODEL_HUB: Rule = Rule {
+    field: "spec.model",
+    cel: "!self.model.startsWith('hf://') || self.model.matches('^hf://[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?/\
+          [A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?(@[A-Za-z0-9][A-Za-z0-9._/-]*)?$')",
+    expected: "hf://org/name or hf://org/name@revision, with letters, digits, `.`, `_` and `-` in org and name, and a \
+               branch, tag or commit behind the `@`",
+    find: |object, rule| model_problem(object, rule, |model| model.starts_with("hf://")),
+};
+
+const MODEL_WEB: Rule = Rule {
+    field: "spec.model",
+    cel: "!self.model.startsWith('https://') || self.model.matches('^https://[A-Za-z0-9][A-Za-z0-9.:-]*/\
+          [A-Za-z0-9._~%+@/-]+[.]gguf$')",
+    expected: "https://host/path.gguf, the address of one GGUF file without a query",
+    find: |object, rule| model_problem(object, rule, |model| model.starts_with("https://")),
+};
+
+const MODEL_CLAIM: Rule = Rule {
+    field: "spec.model",
+    cel: "!self.model.startsWith('pvc://') || (self.model.matches('^pvc://[a-z0-9]([a-z0-9.-]*[a-z0-9])?\
+          (/([A-Za-z0-9._@+-][A-Za-z0-9._@+/-]*)?)?$') && !self.model.contains('/../') && !self.model.endsWith('/..'))",
+    expected: "pvc://claim/path with the name of a PersistentVolumeClaim and a path without `..`",
+    find: |object, rule| model_problem(object, rule, |model| model.starts_with("pvc://")),
+};
+
+const MODEL_FILE: Rule = Rule {
+    field: "spec.model",
+    cel: "!self.model.startsWith('file://') || (self.model.matches('^file:///.') && !self.model.contains('/../') \
+          && !self.model.endsWith('/..'))",
+    expected: "an absolute path without `..`: file:///absolute/path",
+    find: |object, rule| model_problem(object, rule, |model| model.starts_with("file://")),
 };
 
 const SERVED_NAMES: Rule = Rule {
@@ -223,6 +254,16 @@ const PREFIX_CACHING_OF_EMBEDDING: Rule = Rule {
         )
     },
 };
+
+/// What the one parser of sources says, about a source of this rule's kind.
+fn model_problem(object: &Value, rule: &Rule, is_of_kind: fn(&str) -> bool) -> Vec<Problem> {
+    let Some(model) = text(object, rule.field).filter(|model| is_of_kind(model)) else {
+        return Vec::new();
+    };
+    let problem =
+        |expected: String| Problem::invalid(FieldPath::of(rule.field), &Value::from(model), expected);
+    ModelSource::parse(model).err().map(problem).into_iter().collect()
+}
 
 fn at<'a>(object: &'a Value, field: &str) -> Option<&'a Value> {
     field

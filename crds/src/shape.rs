@@ -7,12 +7,14 @@ use crate::{FieldPath, Problem, Reason};
 /// Every keyword of a schema that [`find_problems`] obeys or that carries no constraint; a test holds the CRD to them.
 #[cfg(test)]
 pub(crate) const KEYWORDS: &[&str] = &[
+    "additionalProperties",
     "description",
     "enum",
     "format",
     "items",
     "maxItems",
     "maxLength",
+    "maxProperties",
     "maximum",
     "minItems",
     "minLength",
@@ -21,6 +23,7 @@ pub(crate) const KEYWORDS: &[&str] = &[
     "required",
     "type",
     "x-kubernetes-int-or-string",
+    "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
     "x-kubernetes-validations",
 ];
@@ -85,18 +88,34 @@ fn check_list(items: &[Value], schema: &Value, path: &FieldPath, problems: &mut 
             reason,
         });
     }
-    let is_set = schema["x-kubernetes-list-type"] == "set";
     for (index, item) in items.iter().enumerate() {
         check(item, &schema["items"], &path.index(index), problems);
-        if is_set && items[..index].contains(item) {
-            problems.push(Problem::invalid(path.index(index), item, "each entry once"));
+        let is_twin = |other: &&Value| match schema["x-kubernetes-list-type"].as_str() {
+            Some("set") => *other == item,
+            Some("map") => keys(schema).all(|key| other[key] == item[key]),
+            _ => false,
+        };
+        if items[..index].iter().find(is_twin).is_some() {
+            match keys(schema).next() {
+                None => problems.push(Problem::invalid(path.index(index), item, "each entry once")),
+                Some(key) => {
+                    let path = path.index(index).key(key);
+                    problems.push(Problem::invalid(path, &item[key], "each entry once"));
+                }
+            }
         }
     }
 }
 
+/// Fields that identify an entry of a list that is a map.
+fn keys(schema: &Value) -> impl Iterator<Item = &str> {
+    let keys = schema["x-kubernetes-list-map-keys"].as_array();
+    keys.into_iter().flatten().filter_map(Value::as_str)
+}
+
 fn check_fields(fields: &Map<String, Value>, schema: &Value, path: &FieldPath, problems: &mut Vec<Problem>) {
     let Some(properties) = schema["properties"].as_object() else {
-        return;
+        return check_entries(fields, schema, path, problems);
     };
     for (key, value) in fields {
         match properties.get(key) {
@@ -115,6 +134,26 @@ fn check_fields(fields: &Map<String, Value>, schema: &Value, path: &FieldPath, p
         .filter_map(Value::as_str);
     for key in required.filter(|key| !fields.contains_key(*key)) {
         problems.push(Problem::missing(path.key(key), describe(&properties[key])));
+    }
+}
+
+/// A mapping whose keys are free.
+fn check_entries(fields: &Map<String, Value>, schema: &Value, path: &FieldPath, problems: &mut Vec<Problem>) {
+    let most = bound(schema, "maxProperties");
+    if fields.len() as i64 > most {
+        let value = format!("{} entries", fields.len());
+        let expected = format!("at most {most} entries");
+        let reason = Reason::Invalid { value, expected };
+        problems.push(Problem {
+            path: path.clone(),
+            reason,
+        });
+    }
+    let values = &schema["additionalProperties"];
+    if values.is_object() {
+        for (key, value) in fields {
+            check(value, values, &path.key(key), problems);
+        }
     }
 }
 
@@ -179,7 +218,7 @@ mod tests {
                     .expect("mapping")
                     .values()
                     .for_each(assert_known_keywords),
-                "items" => assert_known_keywords(value),
+                "additionalProperties" | "items" => assert_known_keywords(value),
                 _ => {}
             }
         }

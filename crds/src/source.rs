@@ -3,11 +3,19 @@
 use std::{fmt, path::PathBuf};
 
 /// What `spec.model` may be, for messages.
-const EXPECTED: &str = "hf://org/name, hf://org/name@revision or file:///absolute/path";
+const EXPECTED: &str = "hf://org/name, hf://org/name@revision, https://host/path.gguf, pvc://claim/path or \
+                        file:///absolute/path";
 
 /// Where weights come from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ModelSource {
+    /// A folder or a `.gguf` file in a volume of the model's namespace: `pvc://claim/path`.
+    Claim {
+        /// Name of the PersistentVolumeClaim.
+        claim: String,
+        /// Path in it, without a slash at its start; empty is the whole volume.
+        path: String,
+    },
     /// A folder or a `.gguf` file on this machine: `file:///absolute/path`.
     File {
         /// Absolute path.
@@ -20,6 +28,11 @@ pub enum ModelSource {
         /// Branch, tag or commit; `None` is the default branch.
         revision: Option<String>,
     },
+    /// One file of a web server: `https://host/path.gguf`.
+    Web {
+        /// The whole address.
+        url: String,
+    },
 }
 
 impl ModelSource {
@@ -28,11 +41,12 @@ impl ModelSource {
     /// # Errors
     /// What is allowed, to be read after "expected".
     pub fn parse(text: &str) -> Result<Self, String> {
-        if let Some(rest) = text.strip_prefix("hf://") {
-            return parse_hub(rest);
-        }
-        if let Some(path) = text.strip_prefix("file://") {
-            return parse_file(path);
+        match text.split_once("://") {
+            Some(("hf", rest)) => return parse_hub(rest),
+            Some(("https", rest)) => return parse_web(rest),
+            Some(("pvc", rest)) => return parse_claim(rest),
+            Some(("file", rest)) => return parse_file(rest),
+            _ => {}
         }
         if parse_hub(text).is_ok() {
             return Err(format!("{EXPECTED}: did you mean hf://{text}?"));
@@ -47,6 +61,8 @@ impl ModelSource {
 impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Claim { claim, path } if path.is_empty() => write!(f, "pvc://{claim}"),
+            Self::Claim { claim, path } => write!(f, "pvc://{claim}/{path}"),
             Self::File { path } => write!(f, "file://{}", path.display()),
             Self::Hub {
                 repository,
@@ -56,6 +72,7 @@ impl fmt::Display for ModelSource {
                 repository,
                 revision: Some(revision),
             } => write!(f, "hf://{repository}@{revision}"),
+            Self::Web { url } => f.write_str(url),
         }
     }
 }
@@ -92,6 +109,47 @@ fn parse_file(path: &str) -> Result<ModelSource, String> {
     })
 }
 
+/// `host[:port]/path.gguf`, without a user, a query or a fragment, which would become part of names and logs.
+fn parse_web(rest: &str) -> Result<ModelSource, String> {
+    let is_host_char = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
+    let is_path_char = |c: char| c.is_ascii_alphanumeric() || "._~%+@/-".contains(c);
+    let is_file = rest.split_once('/').is_some_and(|(host, path)| {
+        host.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && host.chars().all(is_host_char)
+            && path.chars().all(is_path_char)
+            && path.len() > ".gguf".len()
+            && path.ends_with(".gguf")
+    });
+    if !is_file {
+        return Err("https://host/path.gguf, the address of one GGUF file without a query".to_owned());
+    }
+    Ok(ModelSource::Web {
+        url: format!("https://{rest}"),
+    })
+}
+
+fn parse_claim(rest: &str) -> Result<ModelSource, String> {
+    let (claim, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let is_edge = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_claim = claim.starts_with(is_edge)
+        && claim.ends_with(is_edge)
+        && claim.chars().all(|c| is_edge(c) || c == '.' || c == '-');
+    let is_path = path
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "._@+/-".contains(c))
+        && !path.starts_with('/')
+        && path.split('/').all(|part| part != "..");
+    if !is_claim || !is_path {
+        return Err(
+            "pvc://claim/path with the name of a PersistentVolumeClaim and a path without `..`".to_owned(),
+        );
+    }
+    Ok(ModelSource::Claim {
+        claim: claim.to_owned(),
+        path: path.to_owned(),
+    })
+}
+
 /// `[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?`, as the hub names owners and repositories.
 fn is_segment(text: &str) -> bool {
     let is_edge = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -119,6 +177,9 @@ mod tests {
             "hf://Qwen/Qwen3-0.6B@main",
             "hf://a/b@refs/pr/1",
             "file:///models/x.gguf",
+            "https://models.example.com:8443/a/b.Q4_0.gguf",
+            "pvc://weights",
+            "pvc://weights/qwen/x.gguf",
         ] {
             assert_eq!(ModelSource::parse(text).expect(text).to_string(), text);
         }

@@ -30,8 +30,9 @@ fn every_field_of_the_definition_is_described() {
             check(property, &format!("{path}.{key}"));
         }
     }
-    let spec = schema()["properties"]["spec"].take();
-    check(&spec, "spec");
+    for part in ["spec", "status"] {
+        check(&schema()["properties"][part], part);
+    }
 }
 
 #[test]
@@ -122,6 +123,27 @@ fn objects() -> Vec<Value> {
         "file:///a..b",
         "smollm2:135m",
         "hf://ö/n",
+        "http://x/y.gguf",
+        "https://x/y.gguf",
+        "https://x.example:8443/a/b~c%20/y.Q4_0.gguf",
+        "https:///y.gguf",
+        "https://x/.gguf",
+        "https://x/y.gguf?download=true",
+        "https://user:pass@x/y.gguf",
+        "https://x/y.ggufs",
+        "s3://bucket/x",
+        "pvc://claim",
+        "pvc://claim/",
+        "pvc://claim/a/b.gguf",
+        "pvc://my.claim-1/a b",
+        "pvc://Claim/a",
+        "pvc://-claim/a",
+        "pvc:///a",
+        "pvc://claim//a",
+        "pvc://claim/../a",
+        "pvc://claim/a/..",
+        "pvc://claim/..a",
+        "PVC://claim/a",
     ];
     objects.extend(models.map(|model| with(&["model"], model.into())));
     for names in [

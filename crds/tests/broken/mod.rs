@@ -175,7 +175,7 @@ metadata:
 spec:
   model: Qwen/Qwen3-0.6B
 "#,
-r#"m.yaml:6:10: spec.model: "Qwen/Qwen3-0.6B" is not allowed: expected hf://org/name, hf://org/name@revision or file:///absolute/path: did you mean hf://Qwen/Qwen3-0.6B?"#),
+r#"m.yaml:6:10: spec.model: "Qwen/Qwen3-0.6B" is not allowed: expected hf://org/name, hf://org/name@revision, https://host/path.gguf, pvc://claim/path or file:///absolute/path: did you mean hf://Qwen/Qwen3-0.6B?"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
@@ -184,7 +184,7 @@ metadata:
 spec:
   model: /models/x.gguf
 "#,
-r#"m.yaml:6:10: spec.model: "/models/x.gguf" is not allowed: expected hf://org/name, hf://org/name@revision or file:///absolute/path: did you mean file:///models/x.gguf?"#),
+r#"m.yaml:6:10: spec.model: "/models/x.gguf" is not allowed: expected hf://org/name, hf://org/name@revision, https://host/path.gguf, pvc://claim/path or file:///absolute/path: did you mean file:///models/x.gguf?"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
@@ -209,9 +209,9 @@ kind: FerrumModel
 metadata:
   name: m
 spec:
-  model: https://example.com/x.gguf
+  model: https://example.com/x.safetensors
 "#,
-r#"m.yaml:6:10: spec.model: "https://example.com/x.gguf" is not allowed: expected hf://org/name, hf://org/name@revision or file:///absolute/path"#),
+r#"m.yaml:6:10: spec.model: "https://example.com/x.safetensors" is not allowed: expected https://host/path.gguf, the address of one GGUF file without a query"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
@@ -277,7 +277,7 @@ spec:
   model: hf://o/n
   color: red
 "#,
-r#"m.yaml:7:3: spec.color: unknown field: expected device, dtype, engine, model, quantization, replicas, servedNames, task, tensorParallel"#),
+r#"m.yaml:7:3: spec.color: unknown field: expected autoscaling, cache, device, dtype, engine, hfTokenSecretRef, model, podTemplate, quantization, replicas, rollout, servedNames, task, tensorParallel"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
@@ -349,9 +349,9 @@ metadata:
   name: m
 spec:
   model: hf://o/n
-  device: cuda
+  device: gpu
 "#,
-r#"m.yaml:7:11: spec.device: "cuda" is not allowed: expected cpu"#),
+r#"m.yaml:7:11: spec.device: "gpu" is not allowed: expected cpu or cuda"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
@@ -371,7 +371,7 @@ spec:
   model: hf://o/n
   quantization: int4
 "#,
-r#"m.yaml:7:17: spec.quantization: "int4" is not allowed: expected auto, gguf or none"#),
+r#"m.yaml:7:17: spec.quantization: "int4" is not allowed: expected auto, gguf, gptq-int4 or none"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
@@ -568,7 +568,7 @@ spec:
   replicas: x
   engine: {maxNumSeqs: 9999, foo: 1}
 "#,
-r#"m.yaml:6:10: spec.model: "o/n" is not allowed: expected hf://org/name, hf://org/name@revision or file:///absolute/path: did you mean hf://o/n?
+r#"m.yaml:6:10: spec.model: "o/n" is not allowed: expected hf://org/name, hf://org/name@revision, https://host/path.gguf, pvc://claim/path or file:///absolute/path: did you mean hf://o/n?
 m.yaml:7:3: spec.taks: unknown field: did you mean `task`?
 m.yaml:8:13: spec.replicas: "x" is not allowed: expected a whole number from 0 to 1000
 m.yaml:9:24: spec.engine.maxNumSeqs: 9999 is not allowed: expected a whole number from 1 to 1024
