@@ -12,6 +12,7 @@ KEEP ?=
 help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
+	@echo '  make images ENGINE=none uses no container engine even where one is'
 	@echo '  make demo PROMPT="..." asks something else; make demo KEEP=1 leaves it running'
 
 .PHONY: demo
@@ -33,6 +34,10 @@ models: ## Fetch the real weights that tests and benchmarks use into .cache/mode
 .PHONY: crds
 crds: ## Write crds/generated from the Rust types
 	cargo run -q -p ferrum-crds --bin crdgen
+
+.PHONY: images
+images: ## OCI archives in target/images: with docker or buildah from source, else without any of them
+	@images/build.py --engine '$(or $(ENGINE),auto)'
 
 .PHONY: cluster-up
 cluster-up: ## Start a real Kubernetes on this machine: two nodes, a namespace of its own (needs root)

@@ -131,6 +131,8 @@ def _kubelet_config(settings: Settings, number: int) -> dict:
         "resolvConf": str(settings.node_state(number) / "resolv.conf"),
         "containerRuntimeEndpoint": f"unix://{settings.containerd_socket(number)}",
         "maxPods": 200,
+        # A kubelet deletes logs of pods that it does not know: two must not share the default folder.
+        "podLogsDir": str(settings.node_state(number) / "pod-logs"),
         "serializeImagePulls": False,
         # The machine's disk is the owner's; a test cluster neither evicts for it nor deletes images.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},

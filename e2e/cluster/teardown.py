@@ -24,6 +24,7 @@ def down(settings: Settings) -> None:
     _unmount(settings)
     _remove_cgroups(settings)
     _remove_network_results(settings)
+    _remove_log_links(settings)
     if settings.netns.exists():
         subprocess.run(["ip", "netns", "delete", settings.name], capture_output=True, check=False)
     shutil.rmtree(settings.state, ignore_errors=True)
@@ -97,3 +98,9 @@ def _remove_network_results(settings: Settings) -> None:
         ours.append(results / f"cni-loopback-{pod.name}-lo")
     for result in ours:
         result.unlink(missing_ok=True)
+
+
+def _remove_log_links(settings: Settings) -> None:
+    for link in Path("/var/log/containers").glob("*.log"):
+        if link.is_symlink() and str(link.readlink()).startswith(f"{settings.state}/"):
+            link.unlink(missing_ok=True)
