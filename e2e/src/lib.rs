@@ -3,6 +3,7 @@
 pub mod client;
 pub mod hub;
 pub mod stack;
+pub mod traffic;
 
 use std::path::PathBuf;
 
