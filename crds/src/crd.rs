@@ -40,16 +40,25 @@ fn definition() -> Value {
         .expect("the definition has a schema");
     remove_nullable(schema);
     schema["x-kubernetes-validations"] = rules::object_rules().map(to_cel).collect();
-    schema["properties"]["spec"]["x-kubernetes-validations"] = rules::spec_rules().map(to_cel).collect();
+    let changes = rules::CHANGES.iter().map(change_to_cel);
+    schema["properties"]["spec"]["x-kubernetes-validations"] =
+        rules::spec_rules().map(to_cel).chain(changes).collect();
     definition
 }
 
 fn to_cel(rule: &rules::Rule) -> Value {
     let mut value = json!({"rule": rule.cel, "message": rule.message()});
+    if let Some(expression) = rule.message_expression() {
+        value["messageExpression"] = expression.into();
+    }
     if let Some(path) = rule.cel_field_path() {
         value["fieldPath"] = path.into();
     }
     value
+}
+
+fn change_to_cel(change: &rules::Change) -> Value {
+    json!({"rule": change.cel, "message": change.message, "fieldPath": change.field})
 }
 
 /// An optional field is left out, never null: a null would pass `has()` in a rule and mean nothing.
