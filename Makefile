@@ -32,7 +32,7 @@ models: ## Fetch the real weights that tests and benchmarks use into .cache/mode
 	@scripts/fetch-test-models.py
 
 .PHONY: crds
-crds: ## Write crds/generated from the Rust types
+crds: ## Write crds/generated and docs/reference from the Rust types
 	cargo run -q -p ferrum-crds --bin crdgen
 
 .PHONY: images

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod names;
 mod path;
 mod problem;
+mod reference;
 mod rules;
 mod shape;
 mod source;
@@ -28,6 +29,7 @@ pub use claims::{Claim, claims};
 pub use crd::{crd, crd_yaml};
 pub use path::{FieldPath, Segment};
 pub use problem::{Problem, Reason};
+pub use reference::reference_page;
 pub use source::ModelSource;
 pub use spec::{
     AccessMode, AutoscalingSpec, CacheSpec, EngineSpec, FerrumModel, FerrumModelSpec, MemorySize,

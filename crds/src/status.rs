@@ -82,27 +82,27 @@ pub struct WeightsStatus {
     pub kv_blocks: Option<i64>,
 }
 
-/// Where the time of a replica's start went, in seconds.
+/// Where the time of a replica's start went.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ColdStartStatus {
-    /// Until a node was found.
+    /// Seconds to find a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_seconds: Option<f64>,
 
-    /// Until the image was there and the container ran.
+    /// Seconds to get the image and start the container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_seconds: Option<f64>,
 
-    /// Until the weights were on disk.
+    /// Seconds to get the weights onto disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_seconds: Option<f64>,
 
-    /// Until the weights were on the device.
+    /// Seconds to bring the weights onto the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load_seconds: Option<f64>,
 
-    /// Until the first token was made.
+    /// Seconds to make the first token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warmup_seconds: Option<f64>,
 }

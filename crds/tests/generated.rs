@@ -1,19 +1,24 @@
 //! The committed definition, names and CEL rules agree with the code.
 
-use ferrum_crds::{FerrumModel, ValidatedModel, crd, crd_yaml, names};
+use ferrum_crds::{FerrumModel, ValidatedModel, crd, crd_yaml, names, reference_page};
 use kube::Resource;
 use serde_json::Value;
 
 mod edges;
 
 #[test]
-fn the_committed_definition_is_what_the_code_generates() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/generated/ferrummodels.yaml");
-    let committed = std::fs::read_to_string(path).expect("committed");
-    assert!(
-        committed == crd_yaml(),
-        "crds/generated is old: run `cargo run -p ferrum-crds --bin crdgen`"
-    );
+fn the_committed_definition_and_reference_are_what_the_code_generates() {
+    for (path, generated) in [
+        ("generated/ferrummodels.yaml", crd_yaml()),
+        ("../docs/reference/ferrummodel.md", reference_page()),
+    ] {
+        let committed =
+            std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).expect(path);
+        assert!(
+            committed == generated,
+            "crds/{path} is old: run `cargo run -p ferrum-crds --bin crdgen`"
+        );
+    }
 }
 
 #[test]
