@@ -1,6 +1,7 @@
 //! Starts the real program for tests of the whole system, and asks it as a client does.
 
 pub mod client;
+pub mod cluster;
 pub mod hub;
 pub mod stack;
 pub mod traffic;
