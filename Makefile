@@ -10,7 +10,7 @@ KEEP ?=
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make images ENGINE=none uses no container engine even where one is'
 	@echo '  make demo PROMPT="..." asks something else; make demo KEEP=1 leaves it running'
@@ -46,6 +46,10 @@ cluster-up: ## Start a real Kubernetes on this machine: two nodes, a namespace o
 .PHONY: cluster-down
 cluster-down: ## Remove that cluster and all it made, also after a crash
 	@e2e/cluster/cluster.py down
+
+.PHONY: e2e
+e2e: ## The tests on a real Kubernetes: that of KUBECONFIG, else one of its own; TEST=cluster_... for one file
+	@scripts/e2e.sh $(TEST)
 
 .PHONY: bench-cpu
 bench-cpu: ## Compare with llama.cpp on this CPU, in one run (builds the peer once, about 7 minutes)

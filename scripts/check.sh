@@ -4,5 +4,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cargo fmt --all --check
-cargo clippy --workspace --all-targets --quiet -- --deny warnings
+cargo clippy --workspace --all-targets --features ferrum-e2e/cluster --quiet -- --deny warnings
 cargo test --workspace --quiet --lib --bins

@@ -2,9 +2,9 @@
 # Every test that can run on this machine; what is missing is fetched first. Ends with one count.
 #
 #   scripts/test.sh            all stages
-#   scripts/test.sh rust       one stage: lint, rust, openai
+#   scripts/test.sh rust       one stage: lint, rust, openai, e2e
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 log_dir=target/test-logs
 mkdir -p "$log_dir"
@@ -24,10 +24,11 @@ stage() {
     fi
 }
 
-lint() { cargo fmt --all --check && cargo clippy --workspace --all-targets --quiet -- --deny warnings; }
+lint() { cargo fmt --all --check && cargo clippy --workspace --all-targets --features ferrum-e2e/cluster --quiet -- --deny warnings; }
 build() { cargo build --release --quiet -p ferrum-cli; }
 rust() { cargo test --workspace --no-fail-fast; }
 openai() { e2e/openai/run.sh; }
+e2e() { scripts/e2e.sh; }
 
 # A cold build needs no incremental files, which only cost time and disk.
 export CARGO_INCREMENTAL=0
@@ -37,11 +38,16 @@ rm -f "$log_dir"/*.log
 
 stages=("${@:-all}")
 wants() { [[ ${stages[0]} == all || " ${stages[*]} " == *" $1 "* ]]; }
+# Kubernetes is built once, beside the stages before the one that needs it; that one waits for it and reports a failure.
+if wants e2e && [[ -z ${KUBECONFIG:-} ]]; then
+    nice e2e/cluster/cluster.py programs >"$log_dir/programs.txt" 2>&1 &
+fi
 stage models scripts/fetch-test-models.py
 wants lint && stage lint lint
 stage build build
 wants rust && stage rust rust
 wants openai && stage openai openai
+wants e2e && stage e2e e2e
 
 # The runners' own closing lines, then their sum.
 printf '\n== closing lines\n'

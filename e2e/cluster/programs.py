@@ -4,6 +4,7 @@ A cold build takes about 11 minutes on 2 cores; the result is kept in the user's
 versions, so that it happens once. An interrupted build goes on where it stopped.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -32,8 +33,14 @@ def folder(settings: Settings) -> Path:
 
 
 def ensure(settings: Settings) -> Path:
-    """Builds what is missing and returns the folder."""
-    out = folder(settings)
+    """Builds what is missing and returns the folder. A second caller waits for the first."""
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    with open(settings.cache / ".programs.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _ensure(folder(settings))
+
+
+def _ensure(out: Path) -> Path:
     missing = [name for name in [*CONTROL_PLANE, *TOOLS] if not (out / name).exists()]
     if not missing:
         return out

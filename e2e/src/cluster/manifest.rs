@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, ResourceExt,
@@ -34,7 +34,7 @@ pub fn objects(yaml: &str) -> Result<Vec<Value>> {
 /// Applies an object on the server, in `namespace` unless it names its own; unknown fields are refused.
 ///
 /// # Errors
-/// The API server's refusal, whole.
+/// The API server's refusal, in its words.
 pub async fn apply(client: &Client, namespace: &str, object: &Value) -> Result<DynamicObject> {
     let types = |field| {
         object[field]
@@ -56,7 +56,11 @@ pub async fn apply(client: &Client, namespace: &str, object: &Value) -> Result<D
     };
     let mut parameters = PatchParams::apply(FIELD_MANAGER).force();
     parameters.field_validation = Some(ValidationDirective::Strict);
-    Ok(api.patch(name, &parameters, &Patch::Apply(object)).await?)
+    match api.patch(name, &parameters, &Patch::Apply(object)).await {
+        Ok(stored) => Ok(stored),
+        Err(kube::Error::Api(status)) => bail!("{}", status.message), // what kubectl shows
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Installs the CustomResourceDefinition alone, such that the chart can take it over later.

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# The tests on a real Kubernetes.
+#
+#   scripts/e2e.sh                     all of them, on a cluster of this machine (e2e/cluster)
+#   scripts/e2e.sh cluster_broken      one file of e2e/tests; more arguments go to the test program
+#
+# With KUBECONFIG set they run on that cluster, into which its owner has loaded the images; it must be marked as one
+# for tests. Else a cluster is started and, unless it ran before, removed at the end.
+# E2E_BINARY names a program to put into the images instead of a release build.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+tests=${1:-cluster_*}
+shift || true
+cluster=e2e/cluster/cluster.py
+images=target/images
+cargo_test=(cargo test --workspace --features ferrum-e2e/cluster --no-fail-fast)
+
+selected() { # the test files, without the simulated nodes where the cluster is not ours
+    for file in e2e/tests/cluster_*.rs; do
+        local name
+        name=$(basename "$file" .rs)
+        # shellcheck disable=SC2053  # a pattern on purpose
+        [[ $name == $tests ]] || continue
+        if [[ -n ${KUBECONFIG:-} && $name == cluster_scale ]]; then
+            printf 'cluster_scale needs the simulated nodes of e2e/cluster: left out\n' >&2
+            continue
+        fi
+        printf -- '--test\n%s\n' "$name"
+    done
+}
+mapfile -t selection < <(selected)
+((${#selection[@]})) || { printf 'no file e2e/tests/%s.rs\n' "$tests" >&2; exit 1; }
+
+if [[ -n ${KUBECONFIG:-} ]]; then
+    exec "${cargo_test[@]}" "${selection[@]}" -- "$@"
+fi
+
+# Kubernetes is built (once) while cargo builds.
+programs_log=$(mktemp)
+$cluster programs >"$programs_log" 2>&1 &
+programs=$!
+binary=${E2E_BINARY:-}
+if [[ -z $binary ]]; then
+    cargo build --release --quiet -p ferrum-cli
+    binary=target/release/ferrum
+fi
+images/build.py --engine none --binary "$binary" --out "$images"
+"${cargo_test[@]}" "${selection[@]}" --no-run
+if ! wait "$programs"; then
+    cat "$programs_log" >&2
+    exit 1
+fi
+rm -f "$programs_log"
+
+if ! $cluster status >/dev/null 2>&1; then
+    trap '$cluster down' EXIT
+fi
+$cluster up
+$cluster load "$images"/*.tar
+FERRUM_E2E_BUILD=$(sha256sum "$binary" | cut -c1-16)
+export FERRUM_E2E_BUILD
+# Inside the cluster's network nothing else can be reached: everything was built before.
+$cluster exec -- "${cargo_test[@]}" --offline "${selection[@]}" -- "$@"
