@@ -47,18 +47,27 @@ if [[ -z $binary ]]; then
 fi
 images/build.py --engine none --binary "$binary" --out "$images"
 "${cargo_test[@]}" "${selection[@]}" --no-run
+cargo build --quiet -p ferrum-e2e --bins
 if ! wait "$programs"; then
     cat "$programs_log" >&2
     exit 1
 fi
 rm -f "$programs_log"
 
+started=
 if ! $cluster status >/dev/null 2>&1; then
+    started=yes
     trap '$cluster down' EXIT
 fi
 $cluster up
 $cluster load "$images"/*.tar
 FERRUM_E2E_BUILD=$(sha256sum "$binary" | cut -c1-16)
 export FERRUM_E2E_BUILD
+# The nodes' address inside of the cluster's network: pods fetch their weights from there.
+hub=192.0.2.10:9000
+$cluster exec -- target/debug/e2e-hub $hub "${FERRUM_TEST_MODELS:-$PWD/.cache/models}" engine/models/tests/fixtures &
+hub_process=$!
+trap 'kill $hub_process 2>/dev/null; [[ -z $started ]] || $cluster down' EXIT
+export FERRUM_E2E_HUB=http://$hub
 # Inside the cluster's network nothing else can be reached: everything was built before.
 $cluster exec -- "${cargo_test[@]}" --offline "${selection[@]}" -- "$@"

@@ -4,11 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-venv=../../.cache/venv-openai
-if ! cmp -s requirements.txt "$venv/stamp"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --requirement requirements.txt
-    cp requirements.txt "$venv/stamp"
-fi
-exec "$venv/bin/python" -m pytest -p no:cacheprovider "$@"
+./venv.sh
+exec ../../.cache/venv-openai/bin/python -m pytest -p no:cacheprovider "$@"

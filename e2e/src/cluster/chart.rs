@@ -35,10 +35,16 @@ impl Chart {
     /// helm's own words.
     pub async fn shared() -> Result<Self> {
         static INSTALLED: Mutex<bool> = Mutex::new(false);
+        let mut arguments = vec!["--set-json".to_owned(), r#"namespaces=["*"]"#.to_owned()];
+        // Node files are allowed, so that what Pod Security says of them can be seen.
+        arguments.push("--set=operator.allowNodeFiles=true".to_owned());
+        if let Some(hub) = setting("FERRUM_E2E_HUB") {
+            arguments.push(format!("--set-string=operator.hubEndpoint={hub}"));
+        }
         let chart = Self {
             release: RELEASE.to_owned(),
             namespace: NAMESPACE.to_owned(),
-            arguments: vec!["--set-json".to_owned(), r#"namespaces=["*"]"#.to_owned()],
+            arguments,
         };
         let shared = chart.clone();
         tokio::task::spawn_blocking(move || -> Result<()> {

@@ -7,6 +7,7 @@ mod broken;
 mod chart;
 mod dump;
 mod manifest;
+pub mod models;
 mod namespace;
 mod wait;
 
@@ -14,6 +15,7 @@ pub use broken::{Expectation, broken_manifests};
 pub use chart::{Chart, NAMESPACE as CHART_NAMESPACE, RELEASE as CHART_RELEASE};
 pub use dump::dump;
 pub use manifest::{apply, install_definition, objects};
+pub use models::condition;
 pub use namespace::{connect, with_temp_ns};
 pub use wait::{await_condition, eventually};
 

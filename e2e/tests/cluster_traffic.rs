@@ -1,0 +1,224 @@
+//! What clients notice while the cluster does what clusters do: nothing.
+//!
+//! Twenty official clients, half of them streaming, ask two replicas all the time. Simulated engines, so that what is
+//! seen is the operator, the router and the cluster.
+#![cfg(feature = "cluster")]
+#![allow(clippy::print_stdout)] // the table is what the test shows, with --nocapture
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ferrum_e2e::{
+    cluster::{
+        CHART_NAMESPACE, Chart,
+        models::{await_settled, endpoint, engines, patch_spec, serve, sim},
+        with_temp_ns,
+    },
+    traffic::{CLIENTS, Traffic},
+};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+use tokio::process::Command;
+
+const MODEL: &str = "steady";
+
+/// Where an event happens.
+#[derive(Clone)]
+struct Scene {
+    client: Client,
+    namespace: String,
+}
+
+/// Runs `event` under traffic, `replicas` before and after it, and prints a row of the table. Fails when a request
+/// failed, streams that a killed pod had begun aside.
+async fn under_traffic<E, F>(what: &'static str, killed_pods: u64, event: E) -> Result<()>
+where
+    E: FnOnce(Scene) -> F + Send + 'static,
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    Chart::shared().await?;
+    with_temp_ns(move |client, namespace| async move {
+        let served = format!("{MODEL}-{namespace}");
+        let model = sim(MODEL, json!({"replicas": 2, "servedNames": [served]}));
+        serve(&client, &namespace, &model, 2).await?;
+        let traffic = Traffic::start(&endpoint(&client).await?, &served).await?;
+        // Before, so that connections are open and every client has asked.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let scene = Scene {
+            client: client.clone(),
+            namespace: namespace.clone(),
+        };
+        let begun = Instant::now();
+        let done = event(scene).await;
+        let recovered = begun.elapsed();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let report = traffic.finish().await?;
+        done.context(what)?;
+        println!(
+            "| {what} | {} of {} failed, {} cut | {:.1} s | {:.1} s | {:.2} s |",
+            report.failed,
+            report.failed + report.succeeded,
+            report.cut_streams,
+            recovered.as_secs_f64(),
+            report.longest_silence_seconds,
+            report.latency_seconds.max.unwrap_or(0.0),
+        );
+        ensure!(
+            report.succeeded > CLIENTS as u64,
+            "too little traffic: {report:?}"
+        );
+        let allowed = if killed_pods > 0 { report.cut_streams } else { 0 };
+        ensure!(report.failed <= allowed, "{what}: {:#?}", report.failures);
+        Ok(())
+    })
+    .await
+}
+
+impl Scene {
+    /// Waits until `replicas` answer and nothing changes.
+    async fn settled(&self, replicas: i32) -> Result<()> {
+        await_settled(&self.client, &self.namespace, MODEL, replicas).await?;
+        Ok(())
+    }
+
+    async fn patch(&self, spec: serde_json::Value) -> Result<()> {
+        patch_spec(&self.client, &self.namespace, MODEL, spec).await
+    }
+
+    async fn first_engine(&self) -> Result<String> {
+        let pods = engines(&self.client, &self.namespace, MODEL).await?;
+        Ok(pods.first().context("an engine")?.name_any())
+    }
+}
+
+async fn kubectl(arguments: &[&str]) -> Result<String> {
+    run("kubectl", arguments).await
+}
+
+/// e2e/cluster's own tool, for what no API does.
+async fn cluster_tool(arguments: &[&str]) -> Result<String> {
+    let tool = std::env::var("FERRUM_CLUSTER_TOOL").context("only on the cluster of e2e/cluster")?;
+    run(&tool, arguments).await
+}
+
+async fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output().await?;
+    if !output.status.success() {
+        bail!(
+            "{program} {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+async fn restart(deployment: &str) -> Result<()> {
+    let target = format!("deployment/{deployment}");
+    kubectl(&["rollout", "restart", &target, "--namespace", CHART_NAMESPACE]).await?;
+    kubectl(&[
+        "rollout",
+        "status",
+        &target,
+        "--namespace",
+        CHART_NAMESPACE,
+        "--timeout=120s",
+    ])
+    .await?;
+    Ok(())
+}
+
+/// A test for each event: they share one cluster, so they run one after another (`--test-threads=1`).
+macro_rules! events {
+    ($($test:ident, $what:literal, $killed:literal, $event:expr;)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $test() -> Result<()> {
+            let _alone = ALONE.lock().await;
+            under_traffic($what, $killed, $event).await
+        }
+    )*};
+}
+
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+events! {
+    a_changed_engine_setting_fails_no_request, "engine setting changed", 0, |scene| async move {
+        scene.patch(json!({"engine": {"maxNumSeqs": 16}})).await?;
+        scene.settled(2).await
+    };
+    a_changed_image_fails_no_request, "rolling change of the engine's image", 0, |scene| async move {
+        // The image is the operator's setting; the same content under another name.
+        let mut chart = Chart::shared().await?;
+        chart.arguments.push("--set-string=images.engineCpu.tag=next".to_owned());
+        chart.install().await?;
+        scene.settled(2).await?;
+        let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
+        let image = pods.first().and_then(|pod| pod.spec.as_ref()?.containers[0].image.clone());
+        ensure!(image.is_some_and(|image| image.ends_with(":next")), "the image did not change");
+        chart.arguments.pop();
+        chart.install().await?;
+        scene.settled(2).await
+    };
+    scaling_up_and_down_fails_no_request, "scale 2 -> 4 -> 1", 0, |scene| async move {
+        scene.patch(json!({"replicas": 4})).await?;
+        scene.settled(4).await?;
+        scene.patch(json!({"replicas": 1})).await?;
+        scene.settled(1).await
+    };
+    standing_at_zero_for_a_while_fails_no_request, "scale to 0 and back", 0, |scene| async move {
+        scene.patch(json!({"replicas": 0})).await?;
+        scene.settled(0).await?;
+        scene.patch(json!({"replicas": 2})).await?;
+        scene.settled(2).await
+    };
+    a_drained_node_fails_no_request, "drain of a node", 0, |scene| async move {
+        let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
+        let node = pods.first().and_then(|pod| pod.spec.as_ref()?.node_name.clone()).context("a node")?;
+        let drain = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"];
+        let drained = kubectl(&drain).await;
+        let settled = scene.settled(2).await;
+        kubectl(&["uncordon", &node]).await?;
+        drained?;
+        settled
+    };
+    a_deleted_pod_fails_no_request, "deletion of a pod", 0, |scene| async move {
+        let pod = scene.first_engine().await?;
+        kubectl(&["delete", "pod", &pod, "--namespace", &scene.namespace, "--wait=true"]).await?;
+        scene.settled(2).await
+    };
+    a_killed_engine_fails_only_streams_that_it_had_begun, "kill -9 of an engine", 1, |scene| async move {
+        let pod = scene.first_engine().await?;
+        let delete = ["delete", "pod", &pod, "--namespace", &scene.namespace, "--grace-period=0", "--force"];
+        kubectl(&delete).await?;
+        scene.settled(2).await
+    };
+    a_restarted_operator_fails_no_request, "restart of the operator", 0, |scene| async move {
+        restart("ferrum-operator").await?;
+        scene.settled(2).await
+    };
+    a_lost_leader_fails_no_request, "loss of the leader", 0, |scene| async move {
+        let holder = ["get", "lease", "ferrum-operator", "--namespace", CHART_NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}"];
+        let leader = kubectl(&holder).await?;
+        ensure!(!leader.is_empty(), "no leader");
+        let pod = leader.split('/').next().unwrap_or(&leader).to_owned();
+        let delete = ["delete", "pod", &pod, "--namespace", CHART_NAMESPACE, "--grace-period=0", "--force"];
+        kubectl(&delete).await?;
+        // The next leader carries out a change.
+        scene.patch(json!({"replicas": 3})).await?;
+        scene.settled(3).await?;
+        ensure!(kubectl(&holder).await? != leader, "the dead operator still leads");
+        Ok(())
+    };
+    restarted_routers_fail_no_request, "restart of both routers", 0, |scene| async move {
+        restart("ferrum-router").await?;
+        scene.settled(2).await
+    };
+    an_unreachable_api_server_fails_no_request, "30 s without the API server", 0, |scene| async move {
+        cluster_tool(&["signal", "kube-apiserver", "STOP"]).await?;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        cluster_tool(&["signal", "kube-apiserver", "CONT"]).await?;
+        scene.settled(2).await
+    };
+}
