@@ -46,6 +46,9 @@ if [[ -z $binary ]]; then
     binary=target/release/ferrum
 fi
 images/build.py --engine none --binary "$binary" --out "$images"
+images/build.py --engine none --binary "$binary" --out "$images/next" --tag next engine-cpu  # for a change of the image
+scripts/fetch-test-models.py
+e2e/openai/venv.sh
 "${cargo_test[@]}" "${selection[@]}" --no-run
 cargo build --quiet -p ferrum-e2e --bins
 if ! wait "$programs"; then
@@ -60,7 +63,7 @@ if ! $cluster status >/dev/null 2>&1; then
     trap '$cluster down' EXIT
 fi
 $cluster up
-$cluster load "$images"/*.tar
+$cluster load "$images"/*.tar "$images"/next/*.tar
 FERRUM_E2E_BUILD=$(sha256sum "$binary" | cut -c1-16)
 export FERRUM_E2E_BUILD
 # The nodes' address inside of the cluster's network: pods fetch their weights from there.
