@@ -1,0 +1,197 @@
+//! Leader election by a Lease: of several operators one writes.
+//!
+//! A holder renews every [`RENEW_EVERY`]; one that could not for [`RENEW_WITHIN`] stops writing, before another one may
+//! take over at [`DURATION`] after the last renewal that it saw (by its own clock: clocks of two machines differ).
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::time::{sleep, timeout};
+
+/// How long a lease is good for after its last renewal.
+const DURATION: Duration = Duration::from_secs(15);
+/// A holder that could not renew for so long has lost it.
+const RENEW_WITHIN: Duration = Duration::from_secs(10);
+/// Pause between two renewals.
+const RENEW_EVERY: Duration = Duration::from_secs(4);
+/// Pause between two looks at somebody else's lease.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Longest time for one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A try to hold one lease.
+pub(crate) struct Elector {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    /// The last state seen of the lease, and when it was first seen.
+    seen: Option<(Option<String>, Instant)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LeaseError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Silent,
+    #[error("held by {0}")]
+    Held(String),
+}
+
+impl Elector {
+    pub(crate) fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+            seen: None,
+        }
+    }
+
+    /// Waits until the lease is ours.
+    pub(crate) async fn acquire(&mut self) {
+        let mut told = String::new();
+        loop {
+            match self.try_hold().await {
+                Ok(()) => return,
+                Err(error) => {
+                    let text = error.to_string();
+                    if text != told {
+                        tracing::info!(lease = self.name, reason = text, "not the leader");
+                        told = text;
+                    }
+                }
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Keeps the lease; returns when it is lost.
+    pub(crate) async fn keep(&mut self) {
+        let mut renewed = Instant::now();
+        loop {
+            sleep(RENEW_EVERY.min(RENEW_WITHIN.saturating_sub(renewed.elapsed()) / 2)).await;
+            let left = RENEW_WITHIN.saturating_sub(renewed.elapsed());
+            match timeout(left, self.try_hold()).await {
+                Ok(Ok(())) => renewed = Instant::now(),
+                Ok(Err(LeaseError::Held(holder))) => {
+                    tracing::warn!(lease = self.name, holder, "another operator took the lease");
+                    return;
+                }
+                Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "cannot renew the lease"),
+                Err(_) => {}
+            }
+            if renewed.elapsed() + Duration::from_millis(100) >= RENEW_WITHIN {
+                tracing::warn!(
+                    lease = self.name,
+                    "lost the lease: it could not be renewed in time"
+                );
+                return;
+            }
+        }
+    }
+
+    /// Gives a lease that is held back, so that the next operator need not wait for its end.
+    pub(crate) async fn release(&mut self) {
+        let released = timeout(REQUEST_TIMEOUT, async {
+            let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+                return Ok(());
+            };
+            let spec = lease.spec.get_or_insert_default();
+            if spec.holder_identity.as_deref() != Some(&self.identity) {
+                return Ok(());
+            }
+            spec.holder_identity = None;
+            spec.lease_duration_seconds = Some(1);
+            self.api
+                .replace(&self.name, &PostParams::default(), &lease)
+                .await
+                .map(drop)
+        });
+        if let Ok(Err(error)) = released.await {
+            tracing::warn!(lease = self.name, %error, "cannot release the lease");
+        }
+    }
+
+    /// One look, and one write if the lease is ours to take.
+    async fn try_hold(&mut self) -> Result<(), LeaseError> {
+        let lease = timeout(REQUEST_TIMEOUT, self.api.get_opt(&self.name))
+            .await
+            .map_err(|_| LeaseError::Silent)??;
+        let now = Timestamp::now();
+        let write = PostParams::default();
+        let Some(mut lease) = lease else {
+            let metadata = ObjectMeta {
+                name: Some(self.name.clone()),
+                ..Default::default()
+            };
+            let lease = Lease {
+                metadata,
+                spec: Some(self.held(None, now)),
+            };
+            timeout(REQUEST_TIMEOUT, self.api.create(&write, &lease))
+                .await
+                .map_err(|_| LeaseError::Silent)??;
+            return Ok(());
+        };
+        self.refuse_if_held(&lease)?;
+        lease.spec = Some(self.held(lease.spec.take(), now));
+        // The resource version that was read makes this fail if somebody else was faster.
+        timeout(REQUEST_TIMEOUT, self.api.replace(&self.name, &write, &lease))
+            .await
+            .map_err(|_| LeaseError::Silent)??;
+        Ok(())
+    }
+
+    fn refuse_if_held(&mut self, lease: &Lease) -> Result<(), LeaseError> {
+        let version = lease.metadata.resource_version.clone();
+        if self.seen.as_ref().is_none_or(|(seen, _)| *seen != version) {
+            self.seen = Some((version, Instant::now()));
+        }
+        let since = self
+            .seen
+            .as_ref()
+            .map_or(Duration::ZERO, |(_, since)| since.elapsed());
+        let Some(spec) = &lease.spec else {
+            return Ok(());
+        };
+        match &spec.holder_identity {
+            Some(holder) if !holder.is_empty() && *holder != self.identity => {
+                let good_for = spec.lease_duration_seconds.map_or(DURATION, |seconds| {
+                    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+                });
+                if since < good_for {
+                    return Err(LeaseError::Held(holder.clone()));
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn held(&self, before: Option<LeaseSpec>, now: Timestamp) -> LeaseSpec {
+        let before = before.unwrap_or_default();
+        let is_ours = before.holder_identity.as_deref() == Some(&self.identity);
+        let transitions = before.lease_transitions.unwrap_or_default();
+        LeaseSpec {
+            acquire_time: before.acquire_time.filter(|_| is_ours).or(Some(MicroTime(now))),
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            lease_transitions: Some(if is_ours {
+                transitions
+            } else {
+                transitions.saturating_add(1)
+            }),
+            renew_time: Some(MicroTime(now)),
+            ..before
+        }
+    }
+}
