@@ -13,6 +13,7 @@ mod hub;
 mod local_server;
 mod logging;
 mod progress;
+mod termination;
 mod text;
 mod up;
 

@@ -13,6 +13,7 @@ use crate::{
     exit::UsageError,
     hub::{self, HubConfig, ModelRef},
     progress::DownloadProgress,
+    termination,
 };
 
 /// Download a model from the hub, or import one from disk
@@ -38,10 +39,21 @@ pub(crate) struct PullArgs {
     /// Take the files from this folder or .gguf file, not from the hub
     #[arg(long, value_name = "PATH")]
     from: Option<PathBuf>,
+
+    /// Write why the model cannot be had, as JSON with reason and message, to this file
+    #[arg(long, value_name = "PATH")]
+    termination_log: Option<PathBuf>,
 }
 
 /// Pulls and prints the path.
 pub(crate) async fn run(args: PullArgs) -> anyhow::Result<ExitCode> {
+    let log = args.termination_log.clone();
+    pull(args)
+        .await
+        .inspect_err(|error| termination::tell(log.as_deref(), error))
+}
+
+async fn pull(args: PullArgs) -> anyhow::Result<ExitCode> {
     let ModelRef::Hub(model) = &args.model else {
         bail!(UsageError(format!(
             "{} is on this disk already; expected a short name or org/name",

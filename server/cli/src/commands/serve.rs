@@ -14,7 +14,7 @@ use ferrum_frontend::{FrontendConfig, FrontendError};
 use ferrum_sim::SimConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{exit, hub::write_atomically, local_server::LocalServer, text::format_count};
+use crate::{exit, hub::write_atomically, local_server::LocalServer, termination, text::format_count};
 
 /// Serve one model on an OpenAI endpoint
 ///
@@ -42,6 +42,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "PATH", hide = true)]
     address_file: Option<PathBuf>,
 
+    /// Write why the model cannot be loaded, as JSON with reason and message, to this file
+    #[arg(long, value_name = "PATH")]
+    termination_log: Option<PathBuf>,
+
     /// Serve no model: answer as the simulation flags say
     #[arg(long, help_heading = "Simulation")]
     sim: bool,
@@ -52,9 +56,11 @@ pub(crate) struct ServeArgs {
 
 /// Serves until a signal, or until the engine fails.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    args.launch
-        .validate()
-        .map_err(|error| exit::UsageError(error.to_string()))?;
+    if let Err(error) = args.launch.validate() {
+        let error = exit::UsageError(error.to_string()).into();
+        termination::tell(args.termination_log.as_deref(), &error);
+        return Err(error);
+    }
     let mut shutdown = Shutdown::listen()?;
     let mut server = LocalServer::bind(args.frontend()).await?;
     tracing::info!(url = server.url, "listening");
@@ -69,6 +75,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let card = match loaded {
         Ok(card) => card,
         Err(error) => {
+            termination::tell(args.termination_log.as_deref(), &error);
             let code = exit::report(&error);
             server.drain().await?.ok();
             return Ok(code);
