@@ -63,6 +63,7 @@ fn directives(args: &LogArgs, server: bool) -> String {
         "ferrum",
         "ferrum_frontend",
         "ferrum_models",
+        "ferrum_operator",
         "ferrum_router",
         "ferrum_runtime",
         "ferrum_sim",

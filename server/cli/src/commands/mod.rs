@@ -6,6 +6,7 @@ mod bench;
 mod completions;
 mod embed;
 mod list;
+mod operator;
 mod pull;
 mod rm;
 mod router;
@@ -29,6 +30,7 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     Stop(stop::StopArgs),
     Router(router::RouterArgs),
+    Operator(operator::OperatorArgs),
     Pull(pull::PullArgs),
     List(list::ListArgs),
     Rm(rm::RmArgs),
@@ -47,6 +49,7 @@ impl Command {
             Self::Status(args) => status::run(args).await,
             Self::Stop(args) => stop::run(args).await,
             Self::Router(args) => router::run(args).await,
+            Self::Operator(args) => operator::run(args).await,
             Self::Pull(args) => pull::run(args).await,
             Self::List(args) => list::run(args).await,
             Self::Rm(args) => rm::run(args).await,
@@ -57,7 +60,7 @@ impl Command {
     /// Whether it is a process that others watch: it logs what it does.
     pub(crate) fn is_server(&self) -> bool {
         match self {
-            Self::Serve(_) | Self::Router(_) => true,
+            Self::Operator(_) | Self::Router(_) | Self::Serve(_) => true,
             Self::Run(_) | Self::Embed(_) | Self::Bench(_) => false,
             Self::Up(_) | Self::Status(_) | Self::Stop(_) => false,
             Self::Pull(_) | Self::List(_) | Self::Rm(_) | Self::Completions(_) => false,
