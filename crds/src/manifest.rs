@@ -44,8 +44,19 @@ pub struct Refusal {
 /// # Errors
 /// Every problem of every file, and files that cannot be read.
 pub fn read(files: &[PathBuf]) -> Result<Vec<ValidatedModel>, Refusals> {
+    read_with(files, |_| Vec::new())
+}
+
+/// Like [`read`], for a place with limits of its own: `check` tells what it cannot serve.
+///
+/// # Errors
+/// As [`read`], and what `check` tells.
+pub fn read_with(
+    files: &[PathBuf],
+    check: impl Fn(&ValidatedModel) -> Vec<Problem>,
+) -> Result<Vec<ValidatedModel>, Refusals> {
     let (sources, mut refusals) = read_all(files);
-    match parse(&sources) {
+    match parse_with(&sources, check) {
         Ok(models) if refusals.is_empty() => Ok(models),
         Ok(_) => Err(Refusals(refusals)),
         Err(more) => {
@@ -71,6 +82,17 @@ pub fn read_sources(files: &[PathBuf]) -> Result<Vec<Source>, Refusals> {
 /// # Errors
 /// Every problem of every document, and models that clash with each other.
 pub fn parse(sources: &[Source]) -> Result<Vec<ValidatedModel>, Refusals> {
+    parse_with(sources, |_| Vec::new())
+}
+
+/// Like [`parse`], for a place with limits of its own: `check` tells what it cannot serve.
+///
+/// # Errors
+/// As [`parse`], and what `check` tells.
+pub fn parse_with(
+    sources: &[Source],
+    check: impl Fn(&ValidatedModel) -> Vec<Problem>,
+) -> Result<Vec<ValidatedModel>, Refusals> {
     let mut refusals = Vec::new();
     let mut documents = Vec::new();
     for source in sources {
@@ -95,6 +117,7 @@ pub fn parse(sources: &[Source]) -> Result<Vec<ValidatedModel>, Refusals> {
     for document in documents {
         match ValidatedModel::from_value(&document.root.to_value()) {
             Ok(model) => {
+                refusals.extend(check(&model).iter().map(|problem| document.refusal(problem)));
                 refusals.extend(clashes(&document, &model, &accepted));
                 accepted.push((document, model));
             }

@@ -47,7 +47,8 @@ pub enum Reason {
 }
 
 impl Problem {
-    pub(crate) fn invalid(path: FieldPath, value: &Value, expected: impl Into<String>) -> Self {
+    /// `value` at `path` is not allowed; `expected` is.
+    pub fn invalid(path: FieldPath, value: &Value, expected: impl Into<String>) -> Self {
         let reason = Reason::Invalid {
             value: render(value),
             expected: expected.into(),

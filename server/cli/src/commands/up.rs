@@ -17,6 +17,7 @@ use crate::{
     exit::{self, UsageError},
     up::{
         control::{self, Replies, Reply, Request, RouterWish},
+        one_machine,
         signals::Signals,
         state_dir::{Lock, Owner, StateDir},
         supervisor::{self, Inputs, Options, Outcome},
@@ -85,7 +86,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
         return Err(UsageError("--watch and --detach need files, not standard input".to_owned()).into());
     }
     let sources = manifest::read_sources(&args.files).map_err(refused)?;
-    let models = manifest::parse(&sources).map_err(refused)?;
+    let models = one_machine::parse(&sources).map_err(refused)?;
     let state = StateDir::new(args.state_dir.clone())?;
     let give_up_at = Instant::now() + Duration::from_secs(10);
     loop {

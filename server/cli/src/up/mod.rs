@@ -10,6 +10,7 @@
 
 pub(crate) mod control;
 pub(crate) mod lifeline;
+pub(crate) mod one_machine;
 pub(crate) mod report;
 pub(crate) mod signals;
 pub(crate) mod state_dir;

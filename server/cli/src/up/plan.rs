@@ -58,9 +58,6 @@ pub(crate) enum Action {
     },
 }
 
-/// Replicas beyond the number asked for while a model's replicas are replaced.
-const SURGE: usize = 1;
-
 /// The next actions; none when everything is as it should be or must first be waited for.
 pub(crate) fn plan(desired: &[ValidatedModel], running: &[Running]) -> Vec<Action> {
     let is_desired = |name: &str| desired.iter().any(|model| model.name() == name);
@@ -139,7 +136,9 @@ fn plan_model(model: &ValidatedModel, running: &[Running], actions: &mut Vec<Act
     let room = if kept_old == 0 {
         wanted
     } else {
-        (wanted + SURGE).saturating_sub(kept_old).min(wanted)
+        (wanted + model.rollout().max_surge)
+            .saturating_sub(kept_old)
+            .min(wanted)
     };
     let reason = match old_ready.first() {
         Some(old) => format!("replaces {}: {}", old.id, describe_change(&old.launch, &launch)),

@@ -79,6 +79,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Outcome> {
     let mut supervisor = Supervisor::new(options, inputs)?;
     supervisor.fleet.desired = models;
+    supervisor.tell_ignored();
     supervisor.write_endpoints();
     supervisor.start_router();
     let ended = supervisor.work().await;

@@ -7,12 +7,11 @@ use std::{
 };
 
 use anyhow::Context;
-use ferrum_crds::{
-    ValidatedModel,
-    manifest::{self, Refusals},
-};
+use ferrum_crds::{ValidatedModel, manifest::Refusals};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::{sync::mpsc, time::sleep};
+
+use super::one_machine;
 
 /// Editors write in several steps; what comes within this time is one change.
 const QUIET: Duration = Duration::from_millis(150);
@@ -47,7 +46,7 @@ pub(crate) fn watch(
         while touches.recv().await.is_some() {
             sleep(QUIET).await;
             let _ = touches.try_recv();
-            let change = manifest::read(&files);
+            let change = one_machine::read(&files);
             // Other files of the folder change too; the same refusal need not be told twice.
             if last.as_ref() != Some(&change) {
                 last = Some(change.clone());

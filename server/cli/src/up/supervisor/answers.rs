@@ -1,13 +1,13 @@
 //! What the supervisor answers, and what it takes over, while everything runs.
 
-use ferrum_crds::{
-    ValidatedModel,
-    manifest::{self, Refusals},
-};
+use ferrum_crds::{ValidatedModel, manifest::Refusals};
 use tokio::sync::mpsc;
 
 use super::{Supervisor, report};
-use crate::up::control::{Reply, Request, RouterWish, Status, Summary};
+use crate::up::{
+    control::{Reply, Request, RouterWish, Status, Summary},
+    one_machine,
+};
 
 impl Supervisor {
     /// Answers a request. Whether everything is to stop.
@@ -16,7 +16,7 @@ impl Supervisor {
             Request::Apply { sources, router } => {
                 let models = self
                     .check_wish(&router)
-                    .and_then(|()| manifest::parse(&sources).map_err(|refusals| refusals.to_string()));
+                    .and_then(|()| one_machine::parse(&sources).map_err(|refusals| refusals.to_string()));
                 match models {
                     Ok(models) => {
                         self.progress.follow(replies);
@@ -58,8 +58,16 @@ impl Supervisor {
                 .line(&format!("applies manifests of {} models", models.len()));
         }
         self.fleet.desired = models;
+        self.tell_ignored();
         self.is_awaited = true;
         self.write_endpoints();
+    }
+
+    /// What of the manifests means nothing on one machine.
+    pub(super) fn tell_ignored(&mut self) {
+        for note in self.fleet.desired.iter().filter_map(one_machine::note) {
+            self.progress.line(&note);
+        }
     }
 
     /// Everything is ready or has failed: says so, once.
