@@ -122,6 +122,12 @@ impl FromStr for ModelRef {
             return Ok(Self::Local(path));
         }
         let spelled = strip_host(text);
+        if spelled.contains("://") {
+            return Err(refuse(
+                "only pages and files of https://huggingface.co are fetched; download it and name its path"
+                    .to_owned(),
+            ));
+        }
         if let Some(repo) = names::repository(text) {
             return Ok(Self::Hub(HubRef {
                 repo: repo.to_owned(),

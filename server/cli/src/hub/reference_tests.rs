@@ -79,6 +79,11 @@ fn what_names_no_model_is_refused_with_the_reason() {
         ("a/b@../../etc", "is not a branch"),
         ("a/..", "expected org/name"),
         ("a/b c", "expected org/name"),
+        (
+            "https://example.com/x.gguf",
+            "only pages and files of https://huggingface.co",
+        ),
+        ("pvc://claim/x", "only pages and files of https://huggingface.co"),
         ("a/b/model.safetensors", "cannot be served alone"),
         ("a/b:Q8_0@main/x.gguf", "both a file and a quantization"),
     ] {
