@@ -199,6 +199,22 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
+fn what_an_api_server_refuses_is_refused_in_a_file_too() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/broken");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("e2e/broken exists") {
+        let path = entry.expect("readable").path();
+        let text = std::fs::read_to_string(&path).expect("readable");
+        if text.lines().any(|line| line.starts_with("# expect: apply ")) {
+            let models = parse(&text);
+            assert!(models.is_err(), "{}: accepted: {models:?}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count >= 40, "{count} manifests");
+}
+
+#[test]
 fn every_example_is_accepted() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
     let mut count = 0;
