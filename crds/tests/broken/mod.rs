@@ -623,4 +623,63 @@ spec:
   engine: {maxNumSeqs: 0}
 "#,
 r#"m.yaml:14:24: spec.engine.maxNumSeqs: 0 is not allowed: expected a whole number from 1 to 1024"#),
+    (
+r#"apiVersion: ferrum.dev/v1alpha1
+kind: FerrumModel
+metadata:
+  name: m
+spec:
+  model: hf://o/n
+  replicas: 2
+  autoscaling: {maxReplicas: 4}
+"#,
+r#"m.yaml:7:13: spec.replicas: 2 is not allowed: expected no such field beside autoscaling, which decides the number of replicas: remove one of the two"#),
+    (
+r#"apiVersion: ferrum.dev/v1alpha1
+kind: FerrumModel
+metadata:
+  name: m
+spec:
+  model: hf://o/n
+  autoscaling: {minReplicas: 5, maxReplica: 4}
+"#,
+r#"m.yaml:7:3: spec.autoscaling.maxReplicas: missing: expected a whole number from 1 to 1000
+m.yaml:7:33: spec.autoscaling.maxReplica: unknown field: did you mean `maxReplicas`?"#),
+    (
+r#"apiVersion: ferrum.dev/v1alpha1
+kind: FerrumModel
+metadata:
+  name: m
+spec:
+  model: pvc://weights/qwen
+  cache: {size: 20GB}
+"#,
+r#"m.yaml:7:10: spec.cache: a mapping is not allowed: expected no such field with a pvc:// or file:// model, which is read where it is
+m.yaml:7:17: spec.cache.size: "20GB" is not allowed: expected a size from 1Mi to 16Ti, such as 20Gi"#),
+    (
+r#"apiVersion: ferrum.dev/v1alpha1
+kind: FerrumModel
+metadata:
+  name: m
+spec:
+  model: hf://o/n
+  podTemplate:
+    labels: {ferrum.dev/model: x}
+    env: [{name: A}, {name: A}]
+    resources: {limits: {nvidia.com/gpu: 1}}
+"#,
+r#"m.yaml:8:32: spec.podTemplate.labels["ferrum.dev/model"]: "x" is not allowed: expected none of ferrum's own labels (ferrum.dev/..., app.kubernetes.io/name, component and managed-by)
+m.yaml:9:29: spec.podTemplate.env[1].name: "A" is not allowed: expected each entry once
+m.yaml:10:42: spec.podTemplate.resources.limits["nvidia.com/gpu"]: 1 is not allowed: expected no such entry: tensorParallel with device cuda asks for GPUs"#),
+    (
+r#"apiVersion: ferrum.dev/v1alpha1
+kind: FerrumModel
+metadata:
+  name: m
+spec:
+  model: hf://o/n
+  podTemplate:
+    affinity: {nodeAffinity: {required: {}}}
+"#,
+r#"m.yaml:8:31: spec.podTemplate.affinity.nodeAffinity.required: unknown field: did you mean `requiredDuringSchedulingIgnoredDuringExecution`?"#),
 ];
