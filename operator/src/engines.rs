@@ -26,7 +26,7 @@ use crate::autoscale::Counted;
 /// Longest time for a connection and for a first message.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between two tries.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
 /// Progress within a phase is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 

@@ -34,6 +34,8 @@ pub(crate) struct Elector {
     identity: String,
     /// The last state seen of the lease, and when it was first seen.
     seen: Option<(Option<String>, Instant)>,
+    /// The lease as it was written last, while it is ours: a renewal need not read it first.
+    held: Option<Lease>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,7 @@ impl Elector {
             name: name.to_owned(),
             identity: identity.to_owned(),
             seen: None,
+            held: None,
         }
     }
 
@@ -101,6 +104,7 @@ impl Elector {
 
     /// Gives a lease that is held back, so that the next operator need not wait for its end.
     pub(crate) async fn release(&mut self) {
+        self.held = None;
         let released = timeout(REQUEST_TIMEOUT, async {
             let Some(mut lease) = self.api.get_opt(&self.name).await? else {
                 return Ok(());
@@ -121,34 +125,37 @@ impl Elector {
         }
     }
 
-    /// One look, and one write if the lease is ours to take.
+    /// One look, unless the lease is ours already, and one write if it is ours to take.
     async fn try_hold(&mut self) -> Result<(), LeaseError> {
-        let lease = timeout(REQUEST_TIMEOUT, self.api.get_opt(&self.name))
-            .await
-            .map_err(|_| LeaseError::Silent)??;
-        let now = Timestamp::now();
         let write = PostParams::default();
-        let Some(mut lease) = lease else {
-            let metadata = ObjectMeta {
-                name: Some(self.name.clone()),
-                ..Default::default()
-            };
-            let lease = Lease {
-                metadata,
-                spec: Some(self.held(None, now)),
-            };
-            timeout(REQUEST_TIMEOUT, self.api.create(&write, &lease))
-                .await
-                .map_err(|_| LeaseError::Silent)??;
-            return Ok(());
+        let written = match self.held.take() {
+            Some(lease) => self.write(lease, &write).await?,
+            None => match answered(self.api.get_opt(&self.name)).await? {
+                Some(lease) => {
+                    self.refuse_if_held(&lease)?;
+                    self.write(lease, &write).await?
+                }
+                None => {
+                    let metadata = ObjectMeta {
+                        name: Some(self.name.clone()),
+                        ..Default::default()
+                    };
+                    let lease = Lease {
+                        metadata,
+                        spec: Some(self.spec(None, Timestamp::now())),
+                    };
+                    answered(self.api.create(&write, &lease)).await?
+                }
+            },
         };
-        self.refuse_if_held(&lease)?;
-        lease.spec = Some(self.held(lease.spec.take(), now));
-        // The resource version that was read makes this fail if somebody else was faster.
-        timeout(REQUEST_TIMEOUT, self.api.replace(&self.name, &write, &lease))
-            .await
-            .map_err(|_| LeaseError::Silent)??;
+        self.held = Some(written);
         Ok(())
+    }
+
+    /// The resource version that was read makes this fail if somebody else was faster.
+    async fn write(&self, mut lease: Lease, write: &PostParams) -> Result<Lease, LeaseError> {
+        lease.spec = Some(self.spec(lease.spec.take(), Timestamp::now()));
+        answered(self.api.replace(&self.name, write, &lease)).await
     }
 
     fn refuse_if_held(&mut self, lease: &Lease) -> Result<(), LeaseError> {
@@ -177,7 +184,7 @@ impl Elector {
         }
     }
 
-    fn held(&self, before: Option<LeaseSpec>, now: Timestamp) -> LeaseSpec {
+    fn spec(&self, before: Option<LeaseSpec>, now: Timestamp) -> LeaseSpec {
         let before = before.unwrap_or_default();
         let is_ours = before.holder_identity.as_deref() == Some(&self.identity);
         let transitions = before.lease_transitions.unwrap_or_default();
@@ -194,4 +201,10 @@ impl Elector {
             ..before
         }
     }
+}
+
+async fn answered<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, LeaseError> {
+    Ok(timeout(REQUEST_TIMEOUT, request)
+        .await
+        .map_err(|_| LeaseError::Silent)??)
 }
