@@ -94,9 +94,17 @@ pub(super) fn read_pod(pod: &Pod) -> Read<PodFacts> {
         model: model.clone(),
         address,
         port: port(pod),
-        is_draining: pod.metadata.deletion_timestamp.is_some(),
+        is_draining: pod.metadata.deletion_timestamp.is_some() || is_marked(&pod.metadata),
     };
     (key, Some(facts))
+}
+
+/// Whether the operator has told that the pod is to go once it runs nothing.
+fn is_marked(metadata: &ObjectMeta) -> bool {
+    let annotations = metadata.annotations.as_ref();
+    annotations
+        .and_then(|annotations| annotations.get(names::ANNOTATION_DRAINING))
+        .is_some_and(|marked| marked == "true")
 }
 
 fn key(metadata: &ObjectMeta) -> Key {

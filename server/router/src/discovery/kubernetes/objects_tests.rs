@@ -128,6 +128,13 @@ fn a_pod_drains_from_its_deletion_timestamp_on() {
 }
 
 #[test]
+fn a_pod_that_the_operator_marked_drains_until_the_mark_is_gone() {
+    let mut marked = running_pod();
+    marked["metadata"]["annotations"] = json!({names::ANNOTATION_DRAINING: "true"});
+    assert!(pod(marked).1.expect("still there").is_draining);
+}
+
+#[test]
 fn a_pod_without_a_named_port_has_the_usual_one() {
     let mut bare = running_pod();
     bare["spec"]["containers"][0]["ports"] = json!([{"containerPort": 1}]);
