@@ -57,10 +57,6 @@ pub(crate) fn validate(found: &Dereferenced, config: &OperatorConfig) -> Result<
         let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Refusal::new(ConditionReason::InvalidSpec, told.join("; "))
     })?;
-    let names_taken = found.names_taken.as_ref();
-    if let Some(taken) = names_taken.filter(|taken| taken.is_all) {
-        return Err(taken.refusal.clone());
-    }
     let image = image(&model, config)?;
     if matches!(model.source(), ModelSource::File { .. }) && !config.allow_node_files {
         let message = format!(
@@ -71,6 +67,10 @@ pub(crate) fn validate(found: &Dereferenced, config: &OperatorConfig) -> Result<
         return Err(Refusal::new(ConditionReason::NodeFilesForbidden, message));
     }
     check_references(&model, found)?;
+    let names_taken = found.names_taken.as_ref();
+    if let Some(taken) = names_taken.filter(|taken| taken.is_all) {
+        return Err(taken.refusal.clone());
+    }
     Ok(Validated {
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         owner: owner(object),

@@ -34,7 +34,6 @@ use crate::{dereference::Observed, status::pods, validate::Validated};
 pub(crate) struct Memory {
     history: History,
     marked: HashMap<String, Instant>,
-    told: Option<(i32, Why)>,
 }
 
 /// How many replicas, what to do for it, and what to tell of it.
@@ -79,13 +78,7 @@ pub(crate) fn scale(
         &mut memory.marked,
         now,
     );
-    let status = told(
-        &decision,
-        &plan,
-        demand.map(|demand| demand.load),
-        before,
-        &mut memory.told,
-    );
+    let status = told(&decision, &plan, demand.map(|demand| demand.load), before);
     Scaled {
         plan,
         status: Some(status),
@@ -162,22 +155,22 @@ fn bounds(autoscaling: &Autoscaling) -> Bounds {
     }
 }
 
-/// Told anew when the number or its reason changes, not whenever a count in the sentence does.
+/// The sentence is that of the last change of the number: counts in it would change with every message. While no router
+/// can be heard, it says so.
 fn told(
     decision: &Decision,
     plan: &Plan,
     load: Option<Load>,
     before: Option<&AutoscalingStatus>,
-    last: &mut Option<(i32, Why)>,
 ) -> AutoscalingStatus {
     let before = before.cloned().unwrap_or_default();
     let is_same_number = before.desired_replicas == Some(plan.replicas);
-    let is_same_reason = last.is_some_and(|(replicas, why)| replicas == plan.replicas && why == decision.why);
-    *last = Some((plan.replicas, decision.why));
+    let was_unknown = before.reason.as_deref() == Some(UNKNOWN);
+    let is_same_reason = is_same_number && was_unknown == (decision.why == Why::Unknown);
     AutoscalingStatus {
         desired_replicas: Some(plan.replicas),
         reason: match before.reason {
-            Some(reason) if is_same_number && is_same_reason => Some(reason),
+            Some(reason) if is_same_reason => Some(reason),
             _ => Some(sentence(decision, load.unwrap_or_default())),
         },
         last_change: match before.last_change {
@@ -186,6 +179,8 @@ fn told(
         },
     }
 }
+
+const UNKNOWN: &str = "Unknown: no router can be reached; the number stays";
 
 fn sentence(decision: &Decision, load: Load) -> String {
     let Load {
@@ -212,7 +207,7 @@ fn sentence(decision: &Decision, load: Load) -> String {
         }
         Why::Draining => format!("Draining: {counts}; {needed} would do, no replica is idle yet"),
         Why::Idle => format!("Idle: {counts}; {needed} have done for scaleDownDelaySeconds"),
-        Why::Unknown => "Unknown: no router can be reached; the number stays".to_owned(),
+        Why::Unknown => UNKNOWN.to_owned(),
     }
 }
 

@@ -119,7 +119,8 @@ fn unschedulable(message: &str) -> Reason {
     if message.contains(&format!("Insufficient {}", names::RESOURCE_NVIDIA_GPU)) {
         return Reason::InsufficientGpu;
     }
-    let is_claim = message.contains("PersistentVolumeClaim") || message.contains("persistentvolumeclaim");
+    let lower = message.to_lowercase();
+    let is_claim = lower.contains("persistentvolumeclaim") || lower.contains("persistent volume");
     if is_claim {
         return Reason::ClaimPending;
     }
