@@ -67,6 +67,20 @@ impl Scope {
         }
     }
 
+    /// A scope without watches.
+    #[cfg(test)]
+    pub(crate) fn of_stores(models: Store<FerrumModel>, deployments: Store<Deployment>) -> Self {
+        Self {
+            models,
+            deployments,
+            jobs: store().0,
+            claims: store().0,
+            pods: store().0,
+            triggers: Arc::default(),
+            unsynced: watch::Sender::new(0).subscribe(),
+        }
+    }
+
     /// Waits until every watch has listed once.
     pub(crate) async fn wait_until_synced(&self) {
         let mut unsynced = self.unsynced.clone();

@@ -19,12 +19,18 @@ mod lease;
 mod metrics;
 mod names_taken;
 mod reconcile;
+#[cfg(test)]
+mod reconcile_tests;
 mod run;
 mod server;
 mod status;
+#[cfg(test)]
+mod test_support;
 mod triggers;
 mod update_status;
 mod validate;
+#[cfg(test)]
+mod validate_tests;
 
 pub use self::{
     config::OperatorConfig,

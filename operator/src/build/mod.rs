@@ -3,6 +3,8 @@
 mod cache;
 mod deployment;
 mod pod;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, marker::PhantomData};
 

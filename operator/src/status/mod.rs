@@ -4,6 +4,8 @@ mod conditions;
 mod facts;
 pub(crate) mod fetch;
 pub(crate) mod pods;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -56,11 +56,11 @@ pub(crate) fn placing_problem(pod: &Pod, now: Timestamp) -> Option<Refusal> {
     if now.duration_since(since) < UNSCHEDULABLE_AFTER {
         return None;
     }
-    let message = scheduled.message.clone().unwrap_or_default();
-    Some(Refusal::new(
-        unschedulable(&message),
-        advise(unschedulable(&message), &message),
-    ))
+    // What follows is about preemption, which nobody asked for.
+    let message = scheduled.message.as_deref().unwrap_or_default();
+    let message = message.split(". ").next().unwrap_or(message);
+    let reason = unschedulable(message);
+    Some(Refusal::new(reason, advise(reason, message)))
 }
 
 /// Why the pod's container does not run, or does not get ready.

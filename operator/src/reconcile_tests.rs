@@ -1,0 +1,314 @@
+//! The pipeline against an API server that is a map.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+};
+
+use ferrum_crds::FerrumModel;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Client,
+    client::Body,
+    runtime::{
+        events::{Recorder, Reporter},
+        reflector::{store, store::Writer},
+        watcher::Event,
+    },
+};
+use serde_json::{Value, json};
+use tower::service_fn;
+
+use crate::{
+    autoscale::Reports,
+    caches::Scope,
+    context::{Context, Shared},
+    engines::Engines,
+    metrics::Metrics,
+    reconcile::{ReconcileError, Reconciler, reconcile},
+    test_support::{config, model, object},
+};
+
+/// Objects by path, and what was asked for.
+#[derive(Default)]
+struct Server {
+    objects: BTreeMap<String, Value>,
+    requests: Vec<String>,
+    /// Answers to a path, instead of the usual one.
+    refusals: BTreeMap<String, (u16, String)>,
+}
+
+impl Server {
+    fn answer(&mut self, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
+        self.requests.push(format!("{method} {}", short(path)));
+        if let Some((code, message)) = self.refusals.get(path) {
+            return (*code, failure(*code, message));
+        }
+        match (method, body) {
+            ("GET", _) => match self.objects.get(path) {
+                Some(object) => (200, object.clone()),
+                None => (404, failure(404, "not found")),
+            },
+            ("PATCH", Some(mut patch)) => {
+                patch["metadata"]["uid"] = format!("uid of {}", short(path)).into();
+                patch["metadata"]["generation"] = 1.into();
+                if path.ends_with("/status") {
+                    patch["spec"] = json!({"model": "hf://org/name"});
+                }
+                self.objects.insert(path.to_owned(), patch.clone());
+                (200, patch)
+            }
+            ("POST", Some(body)) => (201, body),
+            _ => (404, failure(404, "not found")),
+        }
+    }
+}
+
+fn failure(code: u16, message: &str) -> Value {
+    let reason = if code == 404 { "NotFound" } else { "Forbidden" };
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": message})
+}
+
+/// `deployments/m` of `/apis/apps/v1/namespaces/n/deployments/m`.
+fn short(path: &str) -> &str {
+    path.split_once("/namespaces/n/").map_or(path, |(_, rest)| rest)
+}
+
+struct Cluster {
+    server: Arc<Mutex<Server>>,
+    reconciler: Arc<Reconciler>,
+    deployments: Writer<Deployment>,
+}
+
+impl Cluster {
+    fn with(model: &FerrumModel) -> Self {
+        let server = Arc::new(Mutex::new(Server::default()));
+        let answering = Arc::clone(&server);
+        let client = Client::new(
+            service_fn(move |request: Request<Body>| {
+                let server = Arc::clone(&answering);
+                async move {
+                    let (parts, body) = request.into_parts();
+                    let body = body.collect().await.expect("a body").to_bytes();
+                    let body = serde_json::from_slice(&body).ok();
+                    let (code, answer) =
+                        server
+                            .lock()
+                            .expect("lock")
+                            .answer(parts.method.as_str(), parts.uri.path(), body);
+                    let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
+                    *response.status_mut() = StatusCode::from_u16(code).expect("a code");
+                    Ok::<_, Infallible>(response)
+                }
+            }),
+            "n",
+        );
+        let (models, mut writer) = store();
+        writer.apply_watcher_event(&Event::Apply(model.clone()));
+        let (deployments, deployment_writer) = store();
+        let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let scope = Scope::of_stores(models, deployments);
+        let context = Context::new(Shared {
+            recorder: Recorder::new(client.clone(), Reporter::from("test")),
+            engines: Engines::new("test", metrics.engine_streams()),
+            client,
+            config: config(),
+            metrics,
+            scopes: [scope].into(),
+            reports: Arc::new(Reports::default()),
+        });
+        let reconciler = Arc::new(Reconciler {
+            context: Arc::new(context),
+            scope: 0,
+        });
+        Self {
+            server,
+            reconciler,
+            deployments: deployment_writer,
+        }
+    }
+
+    async fn reconcile(&self, model: &FerrumModel) -> Result<Vec<String>, ReconcileError> {
+        self.server.lock().expect("lock").requests.clear();
+        reconcile(Arc::new(model.clone()), Arc::clone(&self.reconciler)).await?;
+        Ok(self.server.lock().expect("lock").requests.clone())
+    }
+
+    fn has(&self, path: &str, object: Value) {
+        self.server
+            .lock()
+            .expect("lock")
+            .objects
+            .insert(path.to_owned(), object);
+    }
+
+    fn refuses(&self, path: &str, code: u16, message: &str) {
+        self.server
+            .lock()
+            .expect("lock")
+            .refusals
+            .insert(path.to_owned(), (code, message.to_owned()));
+    }
+
+    fn condition(&self, kind: &str) -> Value {
+        let server = self.server.lock().expect("lock");
+        let status =
+            &server.objects["/apis/ferrum.dev/v1alpha1/namespaces/n/ferrummodels/m/status"]["status"];
+        let conditions = status["conditions"].as_array().expect("conditions");
+        conditions
+            .iter()
+            .find(|condition| condition["type"] == kind)
+            .expect(kind)
+            .clone()
+    }
+}
+
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/n/deployments/m";
+
+fn objects_of(requests: &[String]) -> Vec<&str> {
+    let events = |request: &&str| !request.starts_with("POST events");
+    requests.iter().map(String::as_str).filter(events).collect()
+}
+
+#[tokio::test]
+async fn a_new_model_is_applied_then_told_and_costs_nothing_afterwards() {
+    let model = model("model: 'hf://org/name'");
+    let mut cluster = Cluster::with(&model);
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    assert_eq!(
+        objects_of(&requests),
+        [
+            "GET deployments/m",
+            "PATCH deployments/m",
+            "PATCH ferrummodels/m/status"
+        ]
+    );
+    let applied = cluster.server.lock().expect("lock").objects[DEPLOYMENT].clone();
+    assert_eq!(applied["metadata"]["ownerReferences"][0]["uid"], "u-1");
+    cluster.deployments.apply_watcher_event(&Event::Apply(
+        serde_json::from_value(applied).expect("a deployment"),
+    ));
+    assert_eq!(
+        cluster.reconcile(&model).await.expect("reconciled"),
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test]
+async fn the_cache_comes_before_its_job_and_engines_wait_for_both() {
+    let model = model("model: 'hf://org/name', cache: {size: 1Gi}");
+    let cluster = Cluster::with(&model);
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    let objects = objects_of(&requests);
+    assert_eq!(
+        objects[..2],
+        [
+            "GET persistentvolumeclaims/m-cache",
+            "PATCH persistentvolumeclaims/m-cache"
+        ]
+    );
+    assert!(objects[3].starts_with("PATCH jobs/m-fetch-"), "{objects:?}");
+    assert!(
+        !objects.iter().any(|request| request.contains("deployments")),
+        "{objects:?}"
+    );
+    assert_eq!(cluster.condition("WeightsCached")["reason"], "FetchingWeights");
+}
+
+#[tokio::test]
+async fn an_object_of_someone_else_is_left_alone() {
+    let model = model("model: 'hf://org/name'");
+    let cluster = Cluster::with(&model);
+    cluster.has(
+        DEPLOYMENT,
+        json!({"metadata": {"name": "m", "namespace": "n", "uid": "theirs"}, "spec": {"selector": {}, "template": {}}}),
+    );
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    assert_eq!(
+        objects_of(&requests),
+        ["GET deployments/m", "PATCH ferrummodels/m/status"]
+    );
+    assert_eq!(cluster.condition("Accepted")["reason"], "NameTaken");
+    assert_eq!(cluster.condition("Degraded")["status"], "True");
+}
+
+#[tokio::test]
+async fn a_change_by_someone_else_is_taken_back() {
+    let model = model("model: 'hf://org/name', replicas: 2");
+    let mut cluster = Cluster::with(&model);
+    cluster.reconcile(&model).await.expect("reconciled");
+    let mut changed = cluster.server.lock().expect("lock").objects[DEPLOYMENT].clone();
+    changed["metadata"]["generation"] = 2.into();
+    changed["spec"]["replicas"] = 0.into();
+    cluster.deployments.apply_watcher_event(&Event::Apply(
+        serde_json::from_value(changed).expect("a deployment"),
+    ));
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    assert_eq!(objects_of(&requests), ["PATCH deployments/m"]);
+    assert_eq!(
+        cluster.server.lock().expect("lock").objects[DEPLOYMENT]["spec"]["replicas"],
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_and_a_failure_is_tried_again() {
+    let model = model("model: 'hf://org/name'");
+    let cluster = Cluster::with(&model);
+    cluster.refuses(DEPLOYMENT, 500, "etcd is away");
+    let failed = cluster.reconcile(&model).await;
+    assert!(matches!(failed, Err(ReconcileError::Apply(_))), "{failed:?}");
+    let cluster = Cluster::with(&model);
+    cluster.refuses(
+        "/apis/ferrum.dev/v1alpha1/namespaces/n/ferrummodels/m/status",
+        404,
+        "deleted meanwhile",
+    );
+    cluster
+        .reconcile(&model)
+        .await
+        .expect("a model that is gone needs nothing");
+}
+
+#[tokio::test]
+async fn a_secret_that_is_missing_stops_everything_before_it_is_made() {
+    let model = model("model: 'hf://org/name', hfTokenSecretRef: {name: hf, key: token}");
+    let cluster = Cluster::with(&model);
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    assert_eq!(
+        objects_of(&requests),
+        ["GET secrets/hf", "PATCH ferrummodels/m/status"]
+    );
+    assert_eq!(cluster.condition("Ready")["reason"], "SecretNotFound");
+}
+
+#[tokio::test]
+async fn a_deployment_of_a_deleted_model_of_the_same_name_is_helped_to_go() {
+    let model = model("model: 'hf://org/name'");
+    let mut cluster = Cluster::with(&model);
+    let old: Deployment = object(
+        "{metadata: {name: m, namespace: n, uid: old, ownerReferences: [{apiVersion: ferrum.dev/v1alpha1, kind: FerrumModel, \
+         name: m, uid: u-0}]}}",
+    );
+    cluster
+        .deployments
+        .apply_watcher_event(&Event::Apply(old.clone()));
+    cluster.has(DEPLOYMENT, serde_json::to_value(old).expect("JSON"));
+    let failed = cluster.reconcile(&model).await;
+    assert!(
+        matches!(
+            failed,
+            Err(ReconcileError::Apply(crate::apply::ApplyError::Leaving(_)))
+        ),
+        "{failed:?}"
+    );
+    let requests = cluster.server.lock().expect("lock").requests.clone();
+    assert_eq!(
+        requests.last().map(String::as_str),
+        Some("DELETE deployments/m"),
+        "{requests:?}"
+    );
+}

@@ -1,0 +1,407 @@
+//! Statuses by example.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use ferrum_api::telemetry::{ModelCard, PhaseChange, phase_change::Phase};
+use ferrum_crds::{FerrumModelStatus, names::ConditionReason as Reason};
+use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration};
+
+use super::*;
+use crate::{
+    build::build,
+    engines::EngineFacts,
+    test_support::{READY, later, model, object, pod, validated},
+};
+
+const SPEC: &str = "model: 'hf://org/name', replicas: 2";
+
+fn status_of(spec: &str, observed: &Observed, weights: Weights) -> FerrumModelStatus {
+    let (model, validated) = (model(spec), validated(spec));
+    let replicas = i32::try_from(validated.model.replicas()).expect("small");
+    let prepared = build(&validated, replicas, weights);
+    let applied = Resources {
+        cache: prepared.cache,
+        fetch: prepared.fetch,
+        engines: prepared.engines,
+        state: std::marker::PhantomData,
+    };
+    let wanted = Wanted {
+        validated: &validated,
+        replicas,
+        weights,
+        autoscaling: None,
+    };
+    derive(&Inputs {
+        model: &model,
+        before: &FerrumModelStatus::default(),
+        verdict: Verdict::Applied(wanted, &applied),
+        observed,
+        hints: &BTreeMap::new(),
+        now: later(),
+    })
+}
+
+fn told(status: &FerrumModelStatus, kind: &str) -> (String, String, String) {
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .expect(kind);
+    (
+        condition.status.clone(),
+        condition.reason.clone(),
+        condition.message.clone(),
+    )
+}
+
+fn with_engines(engines: Vec<Arc<k8s_openapi::api::core::v1::Pod>>) -> Observed {
+    Observed {
+        engines,
+        ..Observed::default()
+    }
+}
+
+#[test]
+fn replicas_that_answer_are_counted_and_nothing_is_wrong() {
+    let status = status_of(
+        SPEC,
+        &with_engines(vec![pod("a", READY), pod("b", READY)]),
+        Weights::Ready,
+    );
+    assert_eq!(status.ready.as_deref(), Some("2/2"));
+    assert_eq!(status.observed_generation, Some(3));
+    assert_eq!(told(&status, "Ready").1, "AllReplicasReady");
+    assert_eq!(told(&status, "Degraded").0, "False");
+    assert_eq!(told(&status, "Progressing").1, "Settled");
+    assert_eq!(
+        status.selector.as_deref(),
+        Some("app.kubernetes.io/component=engine,ferrum.dev/model=m")
+    );
+}
+
+#[test]
+fn a_pod_without_a_node_says_what_the_nodes_lack() {
+    let cases = [
+        (
+            "0/2 nodes are available: 2 Insufficient nvidia.com/gpu.",
+            Reason::InsufficientGpu,
+        ),
+        (
+            "0/2 nodes are available: 2 Insufficient memory. preemption: none.",
+            Reason::InsufficientResources,
+        ),
+        (
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+            Reason::NoMatchingNode,
+        ),
+        (
+            "pod has unbound immediate PersistentVolumeClaims.",
+            Reason::ClaimPending,
+        ),
+        (
+            "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.",
+            Reason::ClaimPending,
+        ),
+    ];
+    for (message, reason) in cases {
+        let status = format!(
+            "conditions: [{{type: PodScheduled, status: 'False', reason: Unschedulable, lastTransitionTime: \
+             '2026-01-01T00:00:00Z', message: \"{message}\"}}]"
+        );
+        let engine = pod("a", &status);
+        let early = "2026-01-01T00:00:01Z".parse().expect("a time");
+        assert_eq!(
+            pods::placing_problem(&engine, early),
+            None,
+            "a scheduler needs a moment"
+        );
+        let status = status_of(SPEC, &with_engines(vec![engine]), Weights::Ready);
+        for kind in ["Scheduled", "Ready", "Degraded"] {
+            assert_eq!(told(&status, kind).1, reason.as_str(), "{kind}: {message}");
+        }
+        assert!(!told(&status, "Degraded").2.contains("preemption"));
+    }
+}
+
+fn container(state: &str, last: &str, restarts: i32) -> String {
+    format!(
+        "conditions: [{{type: PodScheduled, status: 'True'}}], containerStatuses: [{{name: engine, image: i, imageID: i, \
+         ready: false, restartCount: {restarts}, state: {{{state}}}, lastState: {{{last}}}}}]"
+    )
+}
+
+#[test]
+fn a_container_that_does_not_start_says_why() {
+    let cases = [
+        (
+            container("waiting: {reason: ImagePullBackOff, message: not found}", "", 0),
+            Some(Reason::ImagePullFailed),
+        ),
+        (
+            container("waiting: {reason: ErrImagePull, message: not found}", "", 0),
+            Some(Reason::ImagePullFailed),
+        ),
+        (
+            container(
+                "waiting: {reason: CreateContainerConfigError, message: no secret}",
+                "",
+                0,
+            ),
+            Some(Reason::ContainerConfigError),
+        ),
+        (container("waiting: {reason: ContainerCreating}", "", 0), None),
+        (
+            container("running: {}", "terminated: {exitCode: 137, reason: OOMKilled}", 1),
+            Some(Reason::OutOfMemory),
+        ),
+        (
+            container(
+                "waiting: {reason: CrashLoopBackOff}",
+                "terminated: {exitCode: 1, message: '{\"reason\":\"TruncatedWeights\",\"message\":\"x\"}'}",
+                1,
+            ),
+            Some(Reason::TruncatedWeights),
+        ),
+        (
+            container(
+                "running: {}",
+                "terminated: {exitCode: 1, message: '{\"reason\":\"FromTheFuture\",\"message\":\"x\"}'}",
+                1,
+            ),
+            Some(Reason::LaunchFailed),
+        ),
+        // A process that was killed once is only started again.
+        (
+            container("running: {}", "terminated: {exitCode: 137, reason: Error}", 1),
+            None,
+        ),
+        (
+            container(
+                "waiting: {reason: CrashLoopBackOff}",
+                "terminated: {exitCode: 101, message: 'thread panicked'}",
+                3,
+            ),
+            Some(Reason::CrashLooping),
+        ),
+        (
+            container(
+                "waiting: {reason: CrashLoopBackOff}",
+                "terminated: {exitCode: 137, startedAt: '2026-01-01T00:00:00Z', finishedAt: '2026-01-01T00:30:00Z'}",
+                3,
+            ),
+            None,
+        ),
+    ];
+    for (status, reason) in cases {
+        let found = pods::starting_problem(&pod("a", &status));
+        assert_eq!(found.as_ref().map(|problem| problem.reason), reason, "{status}");
+        let told = told(
+            &status_of(SPEC, &with_engines(vec![pod("a", &status)]), Weights::Ready),
+            "Degraded",
+        );
+        assert_eq!(
+            told.0,
+            if reason.is_some() { "True" } else { "False" },
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn pods_that_may_not_be_made_say_who_forbids_it() {
+    let cases = [
+        (
+            "pods \"m-1\" is forbidden: exceeded quota: q, requested: pods=1",
+            Reason::QuotaExceeded,
+        ),
+        (
+            "pods \"m-1\" is forbidden: violates PodSecurity \"restricted:latest\": hostPath volumes",
+            Reason::PodSecurityViolation,
+        ),
+        (
+            "pods \"m-1\" is forbidden: no PriorityClass with name x was found",
+            Reason::PriorityClassNotFound,
+        ),
+        (
+            "pods \"m-1\" is forbidden: pod rejected: RuntimeClass \"x\" not found",
+            Reason::RuntimeClassNotFound,
+        ),
+        ("admission webhook denied the request", Reason::ObjectRefused),
+    ];
+    for (message, reason) in cases {
+        let deployment: Deployment = object(&format!(
+            "status: {{conditions: [{{type: ReplicaFailure, status: 'True', reason: FailedCreate, message: '{message}'}}]}}"
+        ));
+        let observed = Observed {
+            deployment: Some(Arc::new(deployment)),
+            ..Observed::default()
+        };
+        assert_eq!(
+            told(&status_of(SPEC, &observed, Weights::Ready), "Degraded").1,
+            reason.as_str(),
+            "{message}"
+        );
+    }
+}
+
+fn facts(phase: Phase, done: u64, total: u64) -> EngineFacts {
+    EngineFacts {
+        phase: Some(PhaseChange {
+            phase: phase.into(),
+            done,
+            total,
+            ..PhaseChange::default()
+        }),
+        ..EngineFacts::default()
+    }
+}
+
+#[test]
+fn a_start_is_told_step_by_step() {
+    let running = container("running: {startedAt: '2026-01-01T00:00:02Z'}", "", 0);
+    let cases = [
+        (
+            facts(Phase::Fetching, 43, 100),
+            "FetchingWeights",
+            "weights: 43 % of 0.0 GB",
+        ),
+        (facts(Phase::Loading, 1, 4), "LoadingWeights", "loading: 25 %"),
+        (
+            facts(Phase::Warming, 0, 0),
+            "WarmingUp",
+            "the weights are loaded; the first token is being made",
+        ),
+    ];
+    for (facts, reason, message) in cases {
+        let mut observed = with_engines(vec![pod("a", &running)]);
+        observed.facts.insert("a".to_owned(), facts);
+        let status = status_of(SPEC, &observed, Weights::Ready);
+        assert_eq!(
+            told(&status, "Ready"),
+            ("False".to_owned(), reason.to_owned(), message.to_owned())
+        );
+        assert_eq!(told(&status, "Degraded").0, "False");
+    }
+    let status = status_of(
+        SPEC,
+        &with_engines(vec![pod(
+            "a",
+            &container("waiting: {reason: ContainerCreating}", "", 0),
+        )]),
+        Weights::Ready,
+    );
+    assert_eq!(told(&status, "Loaded").1, "PullingImage");
+}
+
+#[test]
+fn the_weights_and_the_split_of_the_start_are_told_once_known() {
+    let at = |seconds: i64| {
+        let made = "2026-01-01T00:00:00Z".parse::<Timestamp>().expect("a time");
+        made + SignedDuration::from_secs(seconds)
+    };
+    let mut observed = with_engines(vec![pod(
+        "a",
+        &READY.replace(
+            "{type: PodScheduled, status: 'True'}",
+            "{type: PodScheduled, status: 'True', lastTransitionTime: '2026-01-01T00:00:01Z'}",
+        ),
+    )]);
+    let since = vec![
+        (Phase::Loading, at(10)),
+        (Phase::Warming, at(14)),
+        (Phase::Ready, at(15)),
+    ];
+    let card = ModelCard {
+        architecture: "llama".to_owned(),
+        num_blocks: 7,
+        max_model_len: 2048,
+        task: "chat".to_owned(),
+        ..ModelCard::default()
+    };
+    observed.facts.insert(
+        "a".to_owned(),
+        EngineFacts {
+            since,
+            card: Some(card),
+            ..facts(Phase::Ready, 0, 0)
+        },
+    );
+    let status = status_of("model: 'hf://org/name'", &observed, Weights::Ready);
+    let weights = status.weights.expect("weights");
+    assert_eq!(
+        (
+            weights.architecture.as_deref(),
+            weights.kv_blocks,
+            status.task.as_deref()
+        ),
+        (Some("llama"), Some(7), Some("chat"))
+    );
+    let split = status.cold_start.expect("a split");
+    let seconds = [
+        split.schedule_seconds,
+        split.pull_seconds,
+        split.weights_seconds,
+        split.load_seconds,
+        split.warmup_seconds,
+    ];
+    assert_eq!(seconds, [1.0, 1.0, 8.0, 4.0, 1.0].map(Some));
+}
+
+#[test]
+fn weights_on_their_way_into_a_cache_are_no_fault() {
+    let spec = "model: 'hf://org/name', cache: {size: 1Gi}";
+    let status = status_of(spec, &Observed::default(), Weights::Awaited);
+    assert_eq!(told(&status, "WeightsCached").1, "FetchingWeights");
+    assert_eq!(told(&status, "Ready").1, "FetchingWeights");
+    assert_eq!(told(&status, "Degraded").0, "False");
+    let failing = container(
+        "running: {}",
+        "terminated: {exitCode: 1, message: '{\"reason\":\"Gated\",\"message\":\"accept\"}'}",
+        1,
+    );
+    let observed = Observed {
+        fetchers: vec![pod("f", &failing)],
+        ..Observed::default()
+    };
+    assert_eq!(
+        told(&status_of(spec, &observed, Weights::Awaited), "Degraded").1,
+        "Gated"
+    );
+}
+
+#[test]
+fn a_model_that_was_stopped_says_so_and_is_not_degraded() {
+    let status = status_of(
+        "model: 'hf://org/name', replicas: 0",
+        &Observed::default(),
+        Weights::Ready,
+    );
+    assert_eq!(told(&status, "Ready").1, "Stopped");
+    assert_eq!(told(&status, "Degraded").0, "False");
+}
+
+#[test]
+fn a_condition_keeps_its_time_while_its_status_stays() {
+    let mut inputs_before = status_of(SPEC, &Observed::default(), Weights::Ready);
+    let early = Time("2026-01-01T00:00:00Z".parse().expect("a time"));
+    inputs_before
+        .conditions
+        .iter_mut()
+        .for_each(|condition| condition.last_transition_time = early.clone());
+    let (model, observed) = (model(SPEC), with_engines(vec![pod("a", READY), pod("b", READY)]));
+    let refusal = Refusal::new(Reason::InvalidSpec, "x");
+    let status = derive(&Inputs {
+        model: &model,
+        before: &inputs_before,
+        verdict: Verdict::Invalid(&refusal),
+        observed: &observed,
+        hints: &BTreeMap::new(),
+        now: later(),
+    });
+    let time = |kind: &str| {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == kind);
+        condition.expect(kind).last_transition_time.clone()
+    };
+    assert_eq!(time("WeightsCached"), early);
+    assert_eq!(time("Accepted"), Time(later()));
+}
