@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    core::NamespaceResourceScope,
+    core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt as _,
         reflector::{ObjectRef, Store, store},
@@ -140,7 +140,7 @@ impl Watch {
             + Sync
             + 'static,
     {
-        let api: Api<K> = match &self.namespace {
+        let api: Api<DeserializeGuard<K>> = match &self.namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
@@ -157,12 +157,18 @@ impl Watch {
             let events = watcher(api, config).default_backoff();
             pin_mut!(events);
             while let Some(event) = events.next().await {
+                let kind = K::kind(&());
+                let event = event.map(unguarded);
                 let mut event = match event {
-                    Ok(event) => event,
+                    Ok(Ok(event)) => event,
+                    Ok(Err(invalid)) => {
+                        let name = invalid.metadata.name.unwrap_or_default();
+                        tracing::warn!(%kind, name, error = invalid.error, "an object of another version is left alone");
+                        continue;
+                    }
                     Err(error) => {
-                        let kind = K::kind(&()).into_owned();
                         metrics.watch_failed(&kind);
-                        tracing::warn!(kind, %error, "watch failed; what is known stays");
+                        tracing::warn!(%kind, %error, "watch failed; what is known stays");
                         continue;
                     }
                 };
@@ -194,6 +200,17 @@ impl Watch {
         });
         reader
     }
+}
+
+/// One object that cannot be read must not end the watch of all others.
+fn unguarded<K>(event: Event<DeserializeGuard<K>>) -> Result<Event<K>, Box<InvalidObject>> {
+    Ok(match event {
+        Event::Apply(object) => Event::Apply(object.0.map_err(Box::new)?),
+        Event::Delete(object) => Event::Delete(object.0.map_err(Box::new)?),
+        Event::Init => Event::Init,
+        Event::InitApply(object) => Event::InitApply(object.0.map_err(Box::new)?),
+        Event::InitDone => Event::InitDone,
+    })
 }
 
 fn trigger_all(models: &Store<FerrumModel>, triggers: &Triggers) {

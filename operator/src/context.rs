@@ -6,7 +6,7 @@ use std::{
 };
 
 use ferrum_crds::{FerrumModel, FerrumModelStatus};
-use kube::{Client, Resource as _, runtime::events::Recorder};
+use kube::{Client, Resource as _};
 
 use crate::{
     apply::Seen,
@@ -15,6 +15,7 @@ use crate::{
     config::OperatorConfig,
     dereference::Lookups,
     engines::{Engines, run_key},
+    events::Events,
     explain::Hints,
     metrics::Metrics,
 };
@@ -25,7 +26,7 @@ pub(crate) struct Context {
     pub(crate) config: OperatorConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) scopes: Arc<[Scope]>,
-    pub(crate) recorder: Recorder,
+    pub(crate) events: Events,
     pub(crate) lookups: Lookups,
     pub(crate) engines: Engines,
     pub(crate) reports: Arc<Reports>,
@@ -52,7 +53,7 @@ impl Context {
             config,
             metrics,
             scopes,
-            recorder,
+            events,
             engines,
             reports,
         } = shared;
@@ -61,7 +62,7 @@ impl Context {
             config,
             metrics,
             scopes,
-            recorder,
+            events,
             lookups: Lookups::default(),
             engines,
             reports,
@@ -116,7 +117,7 @@ pub(crate) struct Shared {
     pub(crate) config: OperatorConfig,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) scopes: Arc<[Scope]>,
-    pub(crate) recorder: Recorder,
+    pub(crate) events: Events,
     pub(crate) engines: Engines,
     pub(crate) reports: Arc<Reports>,
 }

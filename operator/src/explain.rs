@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Event, ObjectReference},
+    api::core::v1::Event,
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{Api, Client, Resource, api::ListParams};
@@ -149,9 +149,4 @@ fn when(event: &Event) -> Option<Timestamp> {
     series
         .or(last)
         .or_else(|| event.event_time.as_ref().map(|time| time.0))
-}
-
-/// A reference to `object` for events about it.
-pub(crate) fn reference<K: Resource<DynamicType = ()>>(object: &K) -> ObjectReference {
-    object.object_ref(&())
 }

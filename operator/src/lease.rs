@@ -40,7 +40,7 @@ pub(crate) struct Elector {
 
 #[derive(Debug, thiserror::Error)]
 enum LeaseError {
-    #[error(transparent)]
+    #[error("{}", in_short(.0))]
     Api(#[from] kube::Error),
     #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
     Silent,
@@ -207,4 +207,12 @@ async fn answered<T>(request: impl Future<Output = Result<T, kube::Error>>) -> R
     Ok(timeout(REQUEST_TIMEOUT, request)
         .await
         .map_err(|_| LeaseError::Silent)??)
+}
+
+/// The API server's sentence without the object around it.
+fn in_short(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
+    }
 }

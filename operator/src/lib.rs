@@ -14,6 +14,7 @@ mod config;
 mod context;
 mod dereference;
 mod engines;
+mod events;
 mod explain;
 mod lease;
 mod metrics;

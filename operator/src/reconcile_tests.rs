@@ -14,12 +14,12 @@ use kube::{
     Client,
     client::Body,
     runtime::{
-        events::{Recorder, Reporter},
         reflector::{store, store::Writer},
         watcher::Event,
     },
 };
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tower::service_fn;
 
 use crate::{
@@ -27,6 +27,7 @@ use crate::{
     caches::Scope,
     context::{Context, Shared},
     engines::Engines,
+    events::Events,
     metrics::Metrics,
     reconcile::{ReconcileError, Reconciler, reconcile},
     test_support::{config, model, object},
@@ -81,6 +82,7 @@ struct Cluster {
     server: Arc<Mutex<Server>>,
     reconciler: Arc<Reconciler>,
     deployments: Writer<Deployment>,
+    _tasks: JoinSet<()>,
 }
 
 impl Cluster {
@@ -110,9 +112,10 @@ impl Cluster {
         writer.apply_watcher_event(&Event::Apply(model.clone()));
         let (deployments, deployment_writer) = store();
         let metrics = Arc::new(Metrics::new().expect("metrics"));
+        let mut tasks = JoinSet::new();
         let scope = Scope::of_stores(models, deployments);
         let context = Context::new(Shared {
-            recorder: Recorder::new(client.clone(), Reporter::from("test")),
+            events: Events::start(client.clone(), "test", &mut tasks),
             engines: Engines::new("test", metrics.engine_streams()),
             client,
             config: config(),
@@ -128,6 +131,7 @@ impl Cluster {
             server,
             reconciler,
             deployments: deployment_writer,
+            _tasks: tasks,
         }
     }
 

@@ -15,7 +15,6 @@ use kube::{
     client::ClientBuilder,
     runtime::{
         controller::{self, applier},
-        events::{Recorder, Reporter},
         reflector::ObjectRef,
     },
 };
@@ -28,6 +27,7 @@ use crate::{
     config::OperatorConfig,
     context::{Context, Shared},
     engines::Engines,
+    events::Events,
     lease::Elector,
     metrics::Metrics,
     reconcile::{Reconciler, reconcile, retry},
@@ -79,12 +79,8 @@ pub async fn run(config: OperatorConfig, stop: impl Future<Output = ()>) -> Resu
         &config.lease_name,
         &config.identity,
     );
-    let reporter = Reporter {
-        controller: "ferrum-operator".to_owned(),
-        instance: Some(config.identity.clone()),
-    };
     let context = Arc::new(Context::new(Shared {
-        recorder: Recorder::new(client.clone(), reporter),
+        events: Events::start(client.clone(), &config.identity, &mut tasks),
         engines: Engines::new(&config.identity, metrics.engine_streams()),
         metrics: Arc::clone(&metrics),
         client,

@@ -1,23 +1,19 @@
-//! Writes the status if it changed, and an event for each change that a person would want to know.
+//! Writes the status if it changed, and tells what is news.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ferrum_crds::{
-    FerrumModel, FerrumModelStatus,
-    names::{self, ConditionType as Type},
-};
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use ferrum_crds::{FerrumModel, FerrumModelStatus, names};
+use k8s_openapi::jiff::Timestamp;
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
-    runtime::events::{Event, EventType},
 };
 use serde_json::json;
 
 use crate::{
     context::{Context, ModelMemory},
     dereference::Observed,
-    explain::reference,
+    events,
     status::{self, Inputs, Verdict},
 };
 
@@ -62,13 +58,8 @@ pub(crate) async fn update_status(
         Err(kube::Error::Api(error)) if error.is_not_found() || error.is_conflict() => return Ok(()),
         Err(error) => return Err(error),
     }
-    let events = events(&before, &status);
+    context.events.tell(events::news(&before, &status), model);
     memory.written = Some(status);
-    for event in events {
-        if let Err(error) = context.recorder.publish(&event, &reference(&**model)).await {
-            tracing::warn!(model = model.name_any(), %error, "cannot write an event");
-        }
-    }
     Ok(())
 }
 
@@ -86,58 +77,5 @@ fn derive(
         observed,
         hints,
         now: Timestamp::now(),
-    })
-}
-
-/// An event for each condition whose status or reason changed, where that is news.
-fn events(before: &FerrumModelStatus, after: &FerrumModelStatus) -> Vec<Event> {
-    let old = |kind: &str| before.conditions.iter().find(|condition| condition.type_ == kind);
-    let changed = after.conditions.iter().filter(|condition| {
-        old(&condition.type_)
-            .is_none_or(|old| old.reason != condition.reason || old.status != condition.status)
-    });
-    let mut events: Vec<_> = changed
-        .filter_map(|condition| event(condition, old(&condition.type_)))
-        .collect();
-    if let Some(scaled) = scaled(before, after) {
-        events.push(scaled);
-    }
-    events
-}
-
-fn event(condition: &Condition, before: Option<&Condition>) -> Option<Event> {
-    let kind: Type = condition.type_.parse().ok()?;
-    let is_true = condition.status == "True";
-    let was_true = before.is_some_and(|before| before.status == "True");
-    let (type_, is_news) = match kind {
-        Type::Degraded if is_true => (EventType::Warning, true),
-        Type::Degraded => (EventType::Normal, was_true),
-        Type::Ready | Type::Loaded => (EventType::Normal, is_true || was_true),
-        Type::WeightsCached => (EventType::Normal, is_true && condition.reason == "WeightsCached"),
-        Type::Progressing => (EventType::Normal, is_true),
-        // A problem is told once, by Degraded.
-        Type::Accepted | Type::Scheduled => (EventType::Normal, false),
-    };
-    is_news.then(|| Event {
-        action: condition.type_.clone(),
-        note: Some(condition.message.chars().take(1000).collect()),
-        reason: condition.reason.clone(),
-        secondary: None,
-        type_,
-    })
-}
-
-fn scaled(before: &FerrumModelStatus, after: &FerrumModelStatus) -> Option<Event> {
-    let (before, after) = (before.autoscaling.as_ref(), after.autoscaling.as_ref()?);
-    let from = before.and_then(|before| before.desired_replicas);
-    if from == after.desired_replicas {
-        return None;
-    }
-    Some(Event {
-        action: "Autoscaling".to_owned(),
-        note: after.reason.clone(),
-        reason: "Scaled".to_owned(),
-        secondary: None,
-        type_: EventType::Normal,
     })
 }

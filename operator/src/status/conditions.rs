@@ -143,7 +143,7 @@ fn loaded(inputs: &Inputs<'_>, counts: &Counts, problems: &Problems) -> Told {
             Some(weights) => format!(
                 "{}, {} parameters, {}",
                 weights.architecture.unwrap_or_default(),
-                weights.parameters.unwrap_or_default(),
+                facts::in_short(weights.parameters.unwrap_or_default()),
                 weights.dtype.unwrap_or_default()
             ),
             None => Reason::Loaded.meaning().to_owned(),

@@ -112,6 +112,15 @@ fn share(done: u64, total: u64) -> String {
     format!("{} % of {:.1} GB", percent(done, total), total as f64 / 1e9)
 }
 
+/// `135M`, `8.0B`.
+pub(super) fn in_short(count: i64) -> String {
+    match count {
+        ..=999_999 => count.to_string(),
+        1_000_000..=999_999_999 => format!("{:.0}M", count as f64 / 1e6),
+        _ => format!("{:.1}B", count as f64 / 1e9),
+    }
+}
+
 fn percent(done: u64, total: u64) -> u64 {
     done.saturating_mul(100) / total.max(1)
 }
