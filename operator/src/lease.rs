@@ -216,3 +216,72 @@ fn in_short(error: &kube::Error) -> String {
         error => error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
+
+    use super::*;
+
+    fn elector() -> Elector {
+        let nobody = tower::service_fn(async |_: http::Request<Body>| {
+            Ok::<_, Infallible>(http::Response::new(Body::empty()))
+        });
+        Elector::new(Client::new(nobody, "n"), "n", "lease", "us")
+    }
+
+    fn lease(holder: Option<&str>, version: &str) -> Lease {
+        Lease {
+            metadata: ObjectMeta {
+                resource_version: Some(version.to_owned()),
+                ..Default::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: holder.map(str::to_owned),
+                lease_duration_seconds: Some(15),
+                lease_transitions: Some(4),
+                ..Default::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_lease_of_someone_else_is_taken_once_it_has_not_been_renewed_for_its_length() {
+        let mut elector = elector();
+        assert!(elector.refuse_if_held(&lease(Some("them"), "1")).is_err());
+        let long_ago = Instant::now()
+            .checked_sub(DURATION)
+            .expect("the machine is up for longer");
+        elector.seen = Some((Some("1".to_owned()), long_ago));
+        assert!(elector.refuse_if_held(&lease(Some("them"), "1")).is_ok());
+        assert!(
+            elector.refuse_if_held(&lease(Some("them"), "2")).is_err(),
+            "it was renewed"
+        );
+    }
+
+    #[test]
+    fn a_lease_that_is_free_or_ours_is_taken_at_once() {
+        let mut elector = elector();
+        for holder in [None, Some(""), Some("us")] {
+            assert!(elector.refuse_if_held(&lease(holder, "1")).is_ok(), "{holder:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_holder_is_counted_and_a_renewal_is_not() {
+        let elector = elector();
+        let taken = elector.spec(lease(Some("them"), "1").spec, Timestamp::now());
+        assert_eq!(
+            (taken.holder_identity.as_deref(), taken.lease_transitions),
+            (Some("us"), Some(5))
+        );
+        let renewed = elector.spec(Some(taken.clone()), Timestamp::now());
+        assert_eq!(
+            (renewed.lease_transitions, renewed.acquire_time),
+            (Some(5), taken.acquire_time)
+        );
+    }
+}

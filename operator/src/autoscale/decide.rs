@@ -158,6 +158,8 @@ fn needed(bounds: &Bounds, seen: &Observation, load: &Load, is_used: bool) -> (i
     let tokens = share(load.running_tokens + load.held_tokens, seen.capacity.tokens);
     let busy = requests.max(tokens);
     let waiting = ceil(load.held_tokens as f64 / bounds.waiting_tokens as f64);
+    // A stopped model answers nothing unseen; what looks like it is a router that is heard again.
+    let is_used = is_used && seen.current != Some(0);
     let is_in_use = is_used || load.held_requests > 0 || load.running_requests > 0;
     let floor = i32::from(is_in_use);
     if seen.current == Some(0) && load.held_requests > 0 && waiting <= 1 && busy <= 1 {

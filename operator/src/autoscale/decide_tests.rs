@@ -132,6 +132,18 @@ fn requests_too_short_to_be_seen_keep_the_last_replica() {
 }
 
 #[test]
+fn a_router_that_is_heard_again_starts_no_stopped_model() {
+    let (bounds, mut history, start) = (bounds(0, 8), History::default(), Instant::now());
+    decide(&bounds, &at(start, 0, Load::default()), &mut history);
+    let load = Load {
+        requests_total: 500,
+        ..Load::default()
+    };
+    let later = start + Duration::from_secs(20);
+    assert_eq!(decide(&bounds, &at(later, 0, load), &mut history).replicas, 0);
+}
+
+#[test]
 fn without_a_router_everything_stays_within_the_bounds() {
     let mut seen = at(Instant::now(), 3, Load::default());
     seen.load = None;

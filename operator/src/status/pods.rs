@@ -161,7 +161,7 @@ fn ended_problem(ended: &ContainerStateTerminated, restarts: i32) -> Option<Refu
     if let Ok(told) = serde_json::from_str::<TerminationLog>(text) {
         // A word of another release is told, not lost.
         return Some(match told.reason.parse() {
-            Ok(reason) => Refusal::new(reason, told.message),
+            Ok(reason) => Refusal::new(reason, advise(reason, &in_a_line(&told.message))),
             Err(_) => Refusal::new(Reason::LaunchFailed, format!("{}: {}", told.reason, told.message)),
         });
     }
@@ -183,6 +183,12 @@ fn ended_problem(ended: &ContainerStateTerminated, restarts: i32) -> Option<Refu
         said.join(" / ")
     );
     Some(Refusal::new(Reason::CrashLooping, message))
+}
+
+/// What a program told, without its advice: that is for a person at a terminal.
+fn in_a_line(told: &str) -> String {
+    let told = told.split("\n  help: ").next().unwrap_or(told);
+    told.replace("\n  caused by: ", ": ")
 }
 
 fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
