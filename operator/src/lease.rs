@@ -247,8 +247,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_lease_of_someone_else_is_taken_once_it_has_not_been_renewed_for_its_length() {
+    #[tokio::test]
+    async fn a_lease_of_someone_else_is_taken_once_it_has_not_been_renewed_for_its_length() {
         let mut elector = elector();
         assert!(elector.refuse_if_held(&lease(Some("them"), "1")).is_err());
         let long_ago = Instant::now()
@@ -262,16 +262,16 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_lease_that_is_free_or_ours_is_taken_at_once() {
+    #[tokio::test]
+    async fn a_lease_that_is_free_or_ours_is_taken_at_once() {
         let mut elector = elector();
         for holder in [None, Some(""), Some("us")] {
             assert!(elector.refuse_if_held(&lease(holder, "1")).is_ok(), "{holder:?}");
         }
     }
 
-    #[test]
-    fn a_change_of_holder_is_counted_and_a_renewal_is_not() {
+    #[tokio::test]
+    async fn a_change_of_holder_is_counted_and_a_renewal_is_not() {
         let elector = elector();
         let taken = elector.spec(lease(Some("them"), "1").spec, Timestamp::now());
         assert_eq!(
