@@ -70,10 +70,21 @@ impl Applier<'_> {
             engines,
             state: PhantomData,
         } = resources;
+        let mut refused = None;
         if let Some(claim) = &cache {
             let live = self.observed.cache.clone();
-            self.apply_one("PersistentVolumeClaim", claim, live.as_deref())
-                .await?;
+            let applied = self
+                .apply_one("PersistentVolumeClaim", claim, live.as_deref())
+                .await;
+            match applied {
+                // A volume that cannot grow still holds what it holds.
+                Err(ApplyError::Refused(refusal))
+                    if live.is_some_and(|live| is_owned_by(&*live, self.owner)) =>
+                {
+                    refused = Some(refusal);
+                }
+                applied => applied?,
+            }
         }
         if let Some(job) = &fetch {
             self.apply_job(job).await?;
@@ -85,6 +96,9 @@ impl Applier<'_> {
                     .await?;
             }
             Engines::KeepWith { replicas } => self.scale(*replicas).await?,
+        }
+        if let Some(refusal) = refused {
+            return Err(ApplyError::Refused(refusal));
         }
         Ok(Resources {
             cache,

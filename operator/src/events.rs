@@ -83,9 +83,8 @@ fn event(condition: &Condition, before: Option<&Condition>) -> Option<Event> {
 }
 
 fn scaled(before: &FerrumModelStatus, after: &FerrumModelStatus) -> Option<Event> {
-    let (before, after) = (before.autoscaling.as_ref(), after.autoscaling.as_ref()?);
-    let from = before.and_then(|before| before.desired_replicas);
-    if from == after.desired_replicas {
+    let (before, after) = (before.autoscaling.as_ref()?, after.autoscaling.as_ref()?);
+    if before.desired_replicas == after.desired_replicas {
         return None;
     }
     Some(Event {

@@ -146,3 +146,61 @@ fn is_ready(model: &FerrumModel) -> bool {
         condition.type_ == names::ConditionType::Ready.as_str() && condition.status == "True"
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_counted_as_what_it_does() {
+        let cases = [
+            ("GET", "/apis/ferrum.dev/v1alpha1/ferrummodels?limit=500", "list"),
+            (
+                "GET",
+                "/apis/ferrum.dev/v1alpha1/ferrummodels?watch=true&timeoutSeconds=290",
+                "watch",
+            ),
+            ("GET", "/apis/apps/v1/namespaces/n/deployments/m?", "get"),
+            ("GET", "/api/v1/namespaces/n/events?fieldSelector=a", "list"),
+            ("GET", "/api/v1/pods?labelSelector=a", "list"),
+            ("GET", "/api/v1/namespaces/n/secrets/hf", "get"),
+            (
+                "PATCH",
+                "/apis/ferrum.dev/v1alpha1/namespaces/n/ferrummodels/m/status",
+                "patch",
+            ),
+            (
+                "PUT",
+                "/apis/coordination.k8s.io/v1/namespaces/n/leases/l",
+                "update",
+            ),
+            ("POST", "/apis/events.k8s.io/v1/namespaces/n/events", "create"),
+            ("DELETE", "/apis/batch/v1/namespaces/n/jobs/j", "delete"),
+        ];
+        for (method, uri, expected) in cases {
+            let request = http::Request::builder()
+                .method(method)
+                .uri(uri)
+                .body(())
+                .expect("a request");
+            assert_eq!(verb(&request), expected, "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn every_metric_is_there_from_the_beginning_or_from_its_first_count() {
+        let metrics = Metrics::new().expect("metrics");
+        metrics.reconcile_failed("apply");
+        let text = String::from_utf8(metrics.render(&[]).expect("text")).expect("UTF-8");
+        for name in [
+            "reconcile_duration_seconds_count 0",
+            "reconcile_errors_total{reason=\"apply\"} 1",
+            "leader 0",
+        ] {
+            assert!(
+                text.contains(&format!("ferrum_operator_{name}")),
+                "{name} in {text}"
+            );
+        }
+    }
+}
