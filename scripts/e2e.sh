@@ -50,7 +50,6 @@ images/build.py --engine none --binary "$binary" --out "$images/next" --tag next
 scripts/fetch-test-models.py
 e2e/openai/venv.sh
 "${cargo_test[@]}" "${selection[@]}" --no-run
-cargo build --quiet -p ferrum-e2e --bins
 if ! wait "$programs"; then
     cat "$programs_log" >&2
     exit 1
@@ -72,5 +71,7 @@ $cluster exec -- target/debug/e2e-hub $hub "${FERRUM_TEST_MODELS:-$PWD/.cache/mo
 hub_process=$!
 trap 'kill $hub_process 2>/dev/null; [[ -z $started ]] || $cluster down' EXIT
 export FERRUM_E2E_HUB=http://$hub
+FERRUM_BIN=$(realpath "$binary")
+export FERRUM_BIN
 # Inside the cluster's network nothing else can be reached: everything was built before.
 $cluster exec -- "${cargo_test[@]}" --offline "${selection[@]}" -- "$@"

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from host import run
 from pki import kubectl
 from processes import alive, end, start, wait_for
 from settings import Settings
 
 LABEL = "ferrum.dev/simulated-node"
 PODS_A_NODE = 250
+ADDRESSES = "10.245.0.0/16"  # of simulated pods, outside the range of real ones
 
 
 def ensure(settings: Settings, programs: Path, count: int) -> None:
@@ -17,13 +19,14 @@ def ensure(settings: Settings, programs: Path, count: int) -> None:
         end(settings, "kwok")
         (settings.run / "kwok.json").unlink(missing_ok=True)
         return
+    # Every such address is this machine: a test may let one process answer for all pods; without it they refuse.
+    run(*settings.enter, "ip", "route", "replace", "local", ADDRESSES, "dev", "lo")
     if not alive(settings, "kwok"):
         start(
             *[settings, "kwok", str(programs / "kwok"), f"--kubeconfig={settings.kubeconfig.parent / 'kwok'}"],
             *["--manage-all-nodes=false", f"--manage-nodes-with-label-selector={LABEL}=true"],
             f"--config={Path(__file__).with_name('stages.yaml')}",
-            # Addresses outside the range of real pods: nothing answers there.
-            *["--cidr=10.245.0.0/16", "--node-lease-duration-seconds=40"],
+            *[f"--cidr={ADDRESSES}", "--node-lease-duration-seconds=40"],
         )
     items = [_node(f"{settings.name}-simulated-{number}") for number in range(1, count + 1)]
     kubectl(settings, programs, "apply", "-f", "-", document={"apiVersion": "v1", "kind": "List", "items": items})

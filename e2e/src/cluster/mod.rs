@@ -9,6 +9,7 @@ mod dump;
 mod manifest;
 pub mod models;
 mod namespace;
+mod programs;
 mod wait;
 
 pub use broken::{Expectation, broken_manifests};
@@ -17,6 +18,7 @@ pub use dump::dump;
 pub use manifest::{apply, install_definition, objects};
 pub use models::condition;
 pub use namespace::{connect, with_temp_ns};
+pub use programs::{AuditLog, Program, SIMULATED_NODE, simulate_nodes};
 pub use wait::{await_condition, eventually};
 
 /// Label of every namespace that a test made.
