@@ -5,7 +5,7 @@
 #   scripts/e2e.sh cluster_broken      one file of e2e/tests; more arguments go to the test program
 #
 # With KUBECONFIG set they run on that cluster, into which its owner has loaded the images; it must be marked as one
-# for tests. Else a cluster is started and, unless it ran before, removed at the end.
+# for tests. FERRUM_E2E_HELM_ARGS are more arguments for helm, such as --set=images.ferrum.repository=... Else a cluster is started and, unless it ran before, removed at the end.
 # E2E_BINARY names a program to put into the images instead of a release build.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -41,6 +41,9 @@ impl Chart {
         if let Some(hub) = setting("FERRUM_E2E_HUB") {
             arguments.push(format!("--set-string=operator.hubEndpoint={hub}"));
         }
+        // Such as the registry that another cluster pulls from.
+        let more = setting("FERRUM_E2E_HELM_ARGS").unwrap_or_default();
+        arguments.extend(more.split_whitespace().map(str::to_owned));
         let chart = Self {
             release: RELEASE.to_owned(),
             namespace: NAMESPACE.to_owned(),
