@@ -3,13 +3,14 @@
 #![allow(clippy::print_stdout)] // the figures are what the test shows, with --nocapture
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    pin::pin,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ferrum_crds::FerrumModel;
 use ferrum_e2e::{
     cluster::{
@@ -22,6 +23,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams},
+    runtime::{WatchStreamExt, watcher},
 };
 use serde_json::{Value, json};
 
@@ -59,12 +61,8 @@ async fn measure(client: &Client, namespace: &str) -> Result<()> {
         "{MODELS} models created in {:.1} s",
         started.elapsed().as_secs_f64()
     );
-    eventually(
-        "every model is reconciled",
-        RECONCILED_WITHIN.saturating_sub(started.elapsed()),
-        || reconciled(client, namespace),
-    )
-    .await?;
+    let left = RECONCILED_WITHIN.saturating_sub(started.elapsed());
+    await_reconciled(client, namespace, left).await?;
     println!(
         "all reconciled, {} pods ready, {:.1} s after the first was created",
         MODELS * REPLICAS as usize,
@@ -137,18 +135,39 @@ fn model(number: usize) -> Value {
     })
 }
 
-/// An error that says how far it is, until every model's status tells of its present spec and of all its replicas.
-async fn reconciled(client: &Client, namespace: &str) -> Result<()> {
+/// Watches until every model's status tells of its present spec and of all its replicas. Asking for all of them again
+/// and again would cost the API server more than the operator does.
+async fn await_reconciled(client: &Client, namespace: &str, timeout: Duration) -> Result<()> {
     let models: Api<FerrumModel> = Api::namespaced(client.clone(), namespace);
-    let found = models.list(&ListParams::default()).await?;
-    let done = found.iter().filter(|model| {
-        model.status.as_ref().is_some_and(|status| {
-            status.observed_generation == model.metadata.generation && status.ready_replicas == Some(REPLICAS)
-        })
-    });
-    let done = done.count();
-    ensure!(done == MODELS, "{done} of {MODELS} models are reconciled");
-    Ok(())
+    let mut changes = pin!(watcher(models, watcher::Config::default()).applied_objects());
+    let mut done = BTreeSet::new();
+    let watch = async {
+        while let Some(model) = changes.try_next().await? {
+            let name = model.name_any();
+            if is_reconciled(&model) {
+                done.insert(name);
+            } else {
+                done.remove(&name);
+            }
+            if done.len() == MODELS {
+                return Ok(());
+            }
+        }
+        bail!("the watch ended")
+    };
+    match tokio::time::timeout(timeout, watch).await {
+        Ok(result) => result,
+        Err(_) => bail!(
+            "{} of {MODELS} models are reconciled after {RECONCILED_WITHIN:?}",
+            done.len()
+        ),
+    }
+}
+
+fn is_reconciled(model: &FerrumModel) -> bool {
+    model.status.as_ref().is_some_and(|status| {
+        status.observed_generation == model.metadata.generation && status.ready_replicas == Some(REPLICAS)
+    })
 }
 
 /// Deletes all models; what they made goes with them.
@@ -163,8 +182,9 @@ async fn delete(client: &Client, namespace: &str) -> Result<()> {
         "the pods of deleted models are gone",
         Duration::from_secs(120),
         || async {
-            let left = pods.list_metadata(&ListParams::default()).await?.items.len();
-            ensure!(left == 0, "{left} pods are left");
+            let found = pods.list_metadata(&ListParams::default().limit(1)).await?;
+            let left = found.metadata.remaining_item_count.unwrap_or(0);
+            ensure!(found.items.is_empty(), "{} pods are left", left + 1);
             Ok(())
         },
     )
@@ -195,7 +215,7 @@ fn peak_memory_mib(pod: &Pod) -> Result<u64> {
             .context("a process without VmHWM")?;
         return Ok(peak.parse::<u64>()?.div_ceil(1024));
     }
-    anyhow::bail!("{} has no process here", pod.name_any())
+    bail!("{} has no process here", pod.name_any())
 }
 
 /// The bound of the histogram's bucket in which 99 of 100 reconciles lie, and how many there were.
@@ -223,7 +243,7 @@ async fn reconcile_p99(pod: &Pod) -> Result<String> {
             return Ok(format!("<= {bound} s of {count} reconciles"));
         }
     }
-    anyhow::bail!("{HISTOGRAM} has no last bucket")
+    bail!("{HISTOGRAM} has no last bucket")
 }
 
 fn writes(requests: &BTreeMap<String, u64>) -> u64 {
