@@ -11,6 +11,7 @@ use ferrum_e2e::cluster::{
 };
 use futures_util::{StreamExt as _, stream};
 use kube::Api;
+use serde_json::Value;
 
 /// Manifests at a time; each has a namespace of its own.
 const AT_A_TIME: usize = 3;
@@ -65,7 +66,8 @@ async fn shows(expectation: Expectation, text: String) -> Result<String> {
         };
         let applied = Instant::now();
         let mut last = None;
-        for object in objects(&text)? {
+        for mut object in objects(&text)? {
+            serve_under_a_name_of_its_own(&mut object, &namespace);
             last = Some(apply(&client, &namespace, &object).await?);
         }
         let name = last
@@ -91,4 +93,11 @@ async fn shows(expectation: Expectation, text: String) -> Result<String> {
     })
     .await?;
     Ok(receiver.await?)
+}
+
+/// Every namespace is served and the manifests' models are named alike: only the manifest about names may clash.
+fn serve_under_a_name_of_its_own(object: &mut Value, namespace: &str) {
+    if object["kind"] == "FerrumModel" && object["spec"]["servedNames"].is_null() {
+        object["spec"]["servedNames"] = serde_json::json!([namespace]);
+    }
 }
