@@ -26,7 +26,9 @@ use crate::autoscale::Counted;
 /// Longest time for a connection and for a first message.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and longest pause between two tries.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(60));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(300));
+/// A stream that lived for so long was a good one: the next try is made at once.
+const GOOD_STREAM: Duration = Duration::from_secs(5);
 /// Progress within a phase is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(3);
 
@@ -148,10 +150,14 @@ impl Listener {
     async fn listen(mut self, address: String) {
         let mut backoff = BACKOFF.0;
         loop {
+            let opened = Instant::now();
             match self.follow(&address).await {
                 Ok(()) if self.is_complete() => return,
                 Ok(()) => {}
                 Err(error) => tracing::debug!(address, %error, "no telemetry of an engine"),
+            }
+            if opened.elapsed() > GOOD_STREAM {
+                backoff = BACKOFF.0;
             }
             sleep(backoff).await;
             backoff = (backoff * 2).min(BACKOFF.1);
