@@ -67,7 +67,8 @@ fn event(condition: &Condition, before: Option<&Condition>) -> Option<Event> {
     let (type_, is_news) = match kind {
         Type::Degraded if is_true => (EventType::Warning, true),
         Type::Degraded => (EventType::Normal, was_true),
-        Type::Ready | Type::Loaded => (EventType::Normal, is_true || was_true),
+        Type::Ready => (EventType::Normal, is_true || was_true),
+        Type::Loaded => (EventType::Normal, is_true && !was_true),
         Type::WeightsCached => (EventType::Normal, is_true && condition.reason == "WeightsCached"),
         Type::Progressing => (EventType::Normal, is_true),
         // A problem is told once, by Degraded.

@@ -196,3 +196,101 @@ impl Drop for Counted {
         self.0.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Mutex};
+
+    use ferrum_api::demand::{
+        DemandReport, ModelDemand,
+        demand_server::{Demand, DemandServer},
+    };
+    use futures_util::{Stream, stream};
+    use kube::client::Body;
+
+    use super::*;
+
+    /// A router that says what it was given, once.
+    struct Router(Vec<DemandReport>);
+
+    #[tonic::async_trait]
+    impl Demand for Router {
+        type WatchStream = Pin<Box<dyn Stream<Item = Result<DemandReport, tonic::Status>> + Send>>;
+
+        async fn watch(
+            &self,
+            _: tonic::Request<DemandRequest>,
+        ) -> Result<tonic::Response<Self::WatchStream>, tonic::Status> {
+            let reports: Vec<_> = self.0.iter().cloned().map(Ok).collect();
+            Ok(tonic::Response::new(Box::pin(stream::iter(reports))))
+        }
+    }
+
+    fn report(sequence: u64, held_requests: u64) -> DemandReport {
+        let key = ferrum_api::demand::ModelKey {
+            namespace: "n".to_owned(),
+            name: "m".to_owned(),
+        };
+        let model = ModelDemand {
+            key: Some(key),
+            held_requests,
+            ..ModelDemand::default()
+        };
+        DemandReport {
+            sequence,
+            models: vec![model],
+            gone: Vec::new(),
+        }
+    }
+
+    async fn follow(reports: Vec<DemandReport>) -> (Result<(), tonic::Status>, Vec<u64>) {
+        let listening = tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+            .await
+            .expect("a port");
+        let address = format!("http://{}", listening.local_addr().expect("an address"));
+        let incoming = stream::unfold(listening, async |listening| {
+            let accepted = listening.accept().await.map(|(connection, _)| connection);
+            Some((accepted, listening))
+        });
+        let serving = tonic::transport::Server::builder().add_service(DemandServer::new(Router(reports)));
+        let serving = tokio::spawn(serving.serve_with_incoming(incoming));
+        let nobody = tower::service_fn(async |_: http::Request<Body>| {
+            Ok::<_, Infallible>(http::Response::new(Body::empty()))
+        });
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let known = Arc::new(Reports::default());
+        let (told, read) = (Arc::clone(&held), Arc::clone(&known));
+        let listener = Listener {
+            client: Client::new(nobody, "n"),
+            namespace: "n".to_owned(),
+            selector: String::new(),
+            port: 1,
+            identity: "test".to_owned(),
+            reports: known,
+            streams: IntGauge::new("streams", "for a test").expect("a gauge"),
+            changed: Arc::new(move |model| {
+                let demand = read.demand(model, Instant::now()).expect("heard");
+                told.lock().expect("lock").push(demand.load.held_requests);
+            }),
+        };
+        let ended = listener.follow("router-0", &address).await;
+        assert_eq!(listener.streams.get(), 0, "a stream that ended is not counted");
+        serving.abort();
+        let held = held.lock().expect("lock").clone();
+        (ended, held)
+    }
+
+    #[tokio::test]
+    async fn every_message_is_taken_over_and_told_at_once() {
+        let (ended, held) = follow(vec![report(1, 0), report(2, 3)]).await;
+        assert!(ended.is_ok(), "{ended:?}");
+        assert_eq!(held, [0, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_gap_in_the_messages_ends_the_stream() {
+        let (ended, held) = follow(vec![report(1, 0), report(3, 9)]).await;
+        assert_eq!(ended.expect_err("a gap").code(), tonic::Code::DataLoss);
+        assert_eq!(held, [0]);
+    }
+}

@@ -195,3 +195,48 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
     conditions.iter().find(|condition| condition.type_ == kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::object;
+
+    #[test]
+    fn pods_that_may_not_be_made_say_who_forbids_it() {
+        let cases = [
+            ("exceeded quota: q, requested: pods=1", Reason::QuotaExceeded),
+            (
+                "violates PodSecurity restricted: hostPath volumes",
+                Reason::PodSecurityViolation,
+            ),
+            (
+                "no PriorityClass with name x was found",
+                Reason::PriorityClassNotFound,
+            ),
+            (
+                "pod rejected: RuntimeClass x not found",
+                Reason::RuntimeClassNotFound,
+            ),
+            ("admission webhook denied the request", Reason::ObjectRefused),
+        ];
+        for (message, reason) in cases {
+            let deployment: Deployment = object(&format!(
+                "status: {{conditions: [{{type: ReplicaFailure, status: 'True', message: '{message}'}}]}}"
+            ));
+            assert_eq!(creation_problem(&deployment).expect(message).reason, reason);
+        }
+    }
+
+    #[test]
+    fn a_message_ends_in_what_to_do() {
+        let told = advise(Reason::ContainerConfigError, "secret \"a\" not found.");
+        assert_eq!(told, "secret \"a\" not found. To do: create it.");
+        assert_eq!(advise(Reason::OutOfMemory, ""), Reason::OutOfMemory.meaning());
+    }
+
+    #[test]
+    fn what_a_program_told_becomes_one_line_without_advice_for_a_terminal() {
+        let told = "cannot load m\n  caused by: a.safetensors: too short\n  help: run the command again";
+        assert_eq!(in_a_line(told), "cannot load m: a.safetensors: too short");
+    }
+}

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ferrum_api::telemetry::{ModelCard, PhaseChange, phase_change::Phase};
 use ferrum_crds::{FerrumModelStatus, names::ConditionReason as Reason};
-use k8s_openapi::{api::apps::v1::Deployment, apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::SignedDuration};
 
 use super::*;
 use crate::{
     build::build,
     engines::EngineFacts,
-    test_support::{READY, later, model, object, pod, validated},
+    test_support::{READY, later, model, pod, validated},
 };
 
 const SPEC: &str = "model: 'hf://org/name', replicas: 2";
@@ -203,43 +203,6 @@ fn a_container_that_does_not_start_says_why() {
             told.0,
             if reason.is_some() { "True" } else { "False" },
             "{status}"
-        );
-    }
-}
-
-#[test]
-fn pods_that_may_not_be_made_say_who_forbids_it() {
-    let cases = [
-        (
-            "pods \"m-1\" is forbidden: exceeded quota: q, requested: pods=1",
-            Reason::QuotaExceeded,
-        ),
-        (
-            "pods \"m-1\" is forbidden: violates PodSecurity \"restricted:latest\": hostPath volumes",
-            Reason::PodSecurityViolation,
-        ),
-        (
-            "pods \"m-1\" is forbidden: no PriorityClass with name x was found",
-            Reason::PriorityClassNotFound,
-        ),
-        (
-            "pods \"m-1\" is forbidden: pod rejected: RuntimeClass \"x\" not found",
-            Reason::RuntimeClassNotFound,
-        ),
-        ("admission webhook denied the request", Reason::ObjectRefused),
-    ];
-    for (message, reason) in cases {
-        let deployment: Deployment = object(&format!(
-            "status: {{conditions: [{{type: ReplicaFailure, status: 'True', reason: FailedCreate, message: '{message}'}}]}}"
-        ));
-        let observed = Observed {
-            deployment: Some(Arc::new(deployment)),
-            ..Observed::default()
-        };
-        assert_eq!(
-            told(&status_of(SPEC, &observed, Weights::Ready), "Degraded").1,
-            reason.as_str(),
-            "{message}"
         );
     }
 }
