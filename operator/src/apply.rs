@@ -43,8 +43,8 @@ pub(crate) enum ApplyError {
     /// It is worth another try.
     #[error(transparent)]
     Api(#[from] kube::Error),
-    /// An object of a model of the same name that was deleted is still going.
-    #[error("{0} of a deleted model of the same name is still there")]
+    /// An object of that name is on its way out: of a deleted model of the same name, or deleted by somebody.
+    #[error("{0} is still being deleted")]
     Leaving(String),
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ferrum_crds::{AutoscalingStatus, FerrumModel};
+use ferrum_crds::{AutoscalingStatus, FerrumModel, names::ConditionReason};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
@@ -26,13 +26,16 @@ use crate::{
         pods,
     },
     update_status::update_status,
-    validate::{Validated, validate},
+    validate::{Refusal, Validated, validate},
 };
 
 /// A start that takes its time is looked at again so often, for what only time tells.
 const STARTING_RECHECK: Duration = Duration::from_secs(4);
 /// Shortest and longest pause after an error.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
+
+/// After so many tries, [`RETRY`]'s shortest pause apart, what should go and does not is told.
+const LEAVING_TRIES: u32 = 20;
 
 /// What one reconcile needs.
 pub(crate) struct Reconciler {
@@ -128,7 +131,7 @@ impl Reconciler {
             observed,
             seen: &mut memory.seen,
         };
-        let applied = applier.apply(prepared).await;
+        let applied = not_for_ever(applier.apply(prepared).await, memory.failures);
         let again_after = scaled.plan.again_after;
         let wanted = Wanted {
             validated: &validated,
@@ -200,6 +203,21 @@ impl Reconciler {
             }
         }
         Ok(())
+    }
+}
+
+/// What goes takes a moment; what does not go is told.
+fn not_for_ever<T>(applied: Result<T, ApplyError>, failures: u32) -> Result<T, ApplyError> {
+    match applied {
+        Err(ApplyError::Leaving(what)) if failures >= LEAVING_TRIES => {
+            let message =
+                format!("{what} is being deleted and does not go; see its finalizers, and what uses it");
+            Err(ApplyError::Refused(Refusal::new(
+                ConditionReason::ObjectRefused,
+                message,
+            )))
+        }
+        applied => applied,
     }
 }
 

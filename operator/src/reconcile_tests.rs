@@ -315,4 +315,8 @@ async fn a_deployment_of_a_deleted_model_of_the_same_name_is_helped_to_go() {
         Some("DELETE deployments/m"),
         "{requests:?}"
     );
+    let memory = cluster.reconciler.context.memory(&model);
+    memory.lock().await.failures = 100;
+    cluster.reconcile(&model).await.expect("told");
+    assert_eq!(cluster.condition("Degraded")["reason"], "ObjectRefused");
 }
