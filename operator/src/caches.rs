@@ -14,7 +14,7 @@ use kube::{
     core::{DeserializeGuard, NamespaceResourceScope, error_boundary::InvalidObject},
     runtime::{
         WatchStreamExt as _,
-        reflector::{ObjectRef, Store, store},
+        reflector::{ObjectRef, Store, store, store::Writer},
         watcher::{self, Event, watcher},
     },
 };
@@ -144,61 +144,82 @@ impl Watch {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         };
-        let (reader, mut writer) = store::<K>();
-        let (triggers, metrics, known) = (
-            Arc::clone(&self.triggers),
-            Arc::clone(&self.metrics),
-            reader.clone(),
-        );
-        let unsynced = self.unsynced.clone();
-        unsynced.send_modify(|unsynced| *unsynced += 1);
+        let (reader, writer) = store::<K>();
+        let metrics = Arc::clone(&self.metrics);
+        self.unsynced.send_modify(|unsynced| *unsynced += 1);
+        let mut cache = Cache {
+            writer,
+            known: reader.clone(),
+            model_of,
+            forget,
+            triggers: Arc::clone(&self.triggers),
+            unsynced: Some(self.unsynced.clone()),
+        };
         tasks.spawn(async move {
-            let mut is_synced = false;
             let events = watcher(api, config).default_backoff();
             pin_mut!(events);
             while let Some(event) = events.next().await {
                 let kind = K::kind(&());
-                let event = event.map(unguarded);
-                let mut event = match event {
-                    Ok(Ok(event)) => event,
+                match event.map(unguarded) {
+                    Ok(Ok(event)) => cache.take(event),
                     Ok(Err(invalid)) => {
                         let name = invalid.metadata.name.unwrap_or_default();
-                        tracing::warn!(%kind, name, error = invalid.error, "an object of another version is left alone");
-                        continue;
+                        tracing::warn!(%kind, name, error = invalid.error, "an object of another version is left");
                     }
                     Err(error) => {
                         metrics.watch_failed(&kind);
                         tracing::warn!(%kind, %error, "watch failed; what is known stays");
-                        continue;
                     }
-                };
-                if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
-                    object.meta_mut().managed_fields = None;
-                    forget(object);
-                }
-                writer.apply_watcher_event(&event);
-                match &event {
-                    Event::Apply(object) | Event::Delete(object) => {
-                        model_of(object)
-                            .into_iter()
-                            .for_each(|model| triggers.push(model));
-                    }
-                    // A list replaces everything, and what has vanished meanwhile has no event.
-                    Event::InitDone => {
-                        if !std::mem::replace(&mut is_synced, true) {
-                            unsynced.send_modify(|unsynced| *unsynced -= 1);
-                        }
-                        for object in known.state() {
-                            model_of(&object)
-                                .into_iter()
-                                .for_each(|model| triggers.push(model));
-                        }
-                    }
-                    Event::Init | Event::InitApply(_) => {}
                 }
             }
         });
         reader
+    }
+}
+
+/// The objects of one watch, and whom a change of them concerns.
+struct Cache<K: Resource<DynamicType = ()> + Clone + 'static> {
+    writer: Writer<K>,
+    known: Store<K>,
+    model_of: fn(&K) -> Option<ObjectRef<FerrumModel>>,
+    forget: fn(&mut K),
+    triggers: Arc<Triggers>,
+    /// Until the first list is complete.
+    unsynced: Option<watch::Sender<usize>>,
+}
+
+impl<K: Resource<DynamicType = ()> + Clone + 'static> Cache<K> {
+    fn take(&mut self, mut event: Event<K>) {
+        if let Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) = &mut event {
+            object.meta_mut().managed_fields = None;
+            (self.forget)(object);
+        }
+        match &event {
+            Event::Apply(object) | Event::Delete(object) => {
+                let model = (self.model_of)(object);
+                self.writer.apply_watcher_event(&event);
+                model.into_iter().for_each(|model| self.triggers.push(model));
+            }
+            // A list replaces everything: what has vanished meanwhile has no event of its own.
+            Event::InitDone => {
+                self.trigger_known();
+                self.writer.apply_watcher_event(&event);
+                self.trigger_known();
+                if let Some(unsynced) = self.unsynced.take() {
+                    unsynced.send_modify(|unsynced| *unsynced -= 1);
+                }
+            }
+            Event::Init | Event::InitApply(_) => self.writer.apply_watcher_event(&event),
+        }
+    }
+
+    fn trigger_known(&self) {
+        let models = self
+            .known
+            .state()
+            .into_iter()
+            .filter_map(|object| (self.model_of)(&object));
+        models.for_each(|model| self.triggers.push(model));
     }
 }
 
@@ -258,5 +279,63 @@ fn forget_containers(pod: &mut Pod) {
             node_name: spec.node_name.take(),
             ..Default::default()
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+    use crate::test_support::object;
+
+    fn pod_of(model: &str) -> Pod {
+        object(&format!(
+            "{{metadata: {{name: {model}-1, namespace: n, managedFields: [{{}}], labels: {{ferrum.dev/model: {model}}}}}, \
+             spec: {{nodeName: node, containers: [{{name: engine, image: i}}]}}}}"
+        ))
+    }
+
+    async fn triggered(triggers: &Triggers) -> HashSet<String> {
+        let (mut names, stream) = (HashSet::new(), triggers.stream());
+        pin_mut!(stream);
+        while let Ok(Some(model)) = timeout(Duration::from_millis(20), stream.next()).await {
+            names.insert(model.name);
+        }
+        names
+    }
+
+    #[tokio::test]
+    async fn a_new_list_concerns_the_models_of_what_is_in_it_and_of_what_has_vanished() {
+        let (known, writer) = store::<Pod>();
+        let unsynced = watch::Sender::new(1);
+        let mut cache = Cache {
+            writer,
+            known: known.clone(),
+            model_of: owner_ref,
+            forget: forget_containers,
+            triggers: Arc::default(),
+            unsynced: Some(unsynced.clone()),
+        };
+        for event in [Event::Init, Event::InitApply(pod_of("a")), Event::InitDone] {
+            cache.take(event);
+        }
+        assert_eq!(*unsynced.borrow(), 0);
+        assert_eq!(triggered(&cache.triggers).await, HashSet::from(["a".to_owned()]));
+        let kept = known.state()[0].spec.clone().expect("a spec");
+        assert_eq!(
+            (kept.node_name.as_deref(), kept.containers.len()),
+            (Some("node"), 0)
+        );
+        for event in [Event::Init, Event::InitApply(pod_of("b")), Event::InitDone] {
+            cache.take(event);
+        }
+        let both = HashSet::from(["a".to_owned(), "b".to_owned()]);
+        assert_eq!(triggered(&cache.triggers).await, both);
+        cache.take(Event::Delete(pod_of("b")));
+        assert_eq!(triggered(&cache.triggers).await, HashSet::from(["b".to_owned()]));
+        assert!(known.is_empty());
     }
 }
