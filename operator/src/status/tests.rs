@@ -132,7 +132,7 @@ fn container(state: &str, last: &str, restarts: i32) -> String {
 
 #[test]
 fn a_container_that_does_not_start_says_why() {
-    let cases = [
+    check_starts([
         (
             container("waiting: {reason: ImagePullBackOff, message: not found}", "", 0),
             Some(Reason::ImagePullFailed),
@@ -150,6 +150,12 @@ fn a_container_that_does_not_start_says_why() {
             Some(Reason::ContainerConfigError),
         ),
         (container("waiting: {reason: ContainerCreating}", "", 0), None),
+    ]);
+}
+
+#[test]
+fn a_container_that_ended_says_why_unless_it_is_only_started_again() {
+    check_starts([
         (
             container("running: {}", "terminated: {exitCode: 137, reason: OOMKilled}", 1),
             Some(Reason::OutOfMemory),
@@ -191,7 +197,10 @@ fn a_container_that_does_not_start_says_why() {
             ),
             None,
         ),
-    ];
+    ]);
+}
+
+fn check_starts(cases: impl IntoIterator<Item = (String, Option<Reason>)>) {
     for (status, reason) in cases {
         let found = pods::starting_problem(&pod("a", &status));
         assert_eq!(found.as_ref().map(|problem| problem.reason), reason, "{status}");
