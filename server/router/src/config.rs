@@ -9,6 +9,9 @@ use crate::discovery::Source;
 pub struct RouterConfig {
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Address of readiness, metrics and the service `ferrum.v1.Demand`; none of them in a listener of its own when
+    /// absent.
+    pub control_listen: Option<SocketAddr>,
     /// Where the models and replicas come from.
     pub source: Source,
     /// When set, routes below `/v1` want `Authorization: Bearer <key>`.
@@ -32,7 +35,10 @@ pub struct RouterConfig {
     pub connect_timeout: Duration,
     /// Longest time for a request to arrive, once begun.
     pub request_timeout: Duration,
-    /// Longest time that requests may take to finish after the shutdown has begun.
+    /// How long connections are still taken after the shutdown has begun: whoever sends them needs a while to learn of
+    /// it. Each answer asks the client to open another connection.
+    pub shutdown_delay: Duration,
+    /// Longest time that requests may take to finish after no connection is taken any more.
     pub drain_timeout: Duration,
     /// How long a lost telemetry stream, or one that never opened, is believed.
     pub telemetry: TelemetryConfig,
@@ -85,6 +91,7 @@ impl RouterConfig {
     pub fn of(source: Source) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            control_listen: None,
             source,
             api_key: None,
             max_body_bytes: 8 << 20,
@@ -96,6 +103,7 @@ impl RouterConfig {
             queue_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(60),
+            shutdown_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(120),
             telemetry: TelemetryConfig::default(),
         }

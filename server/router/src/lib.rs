@@ -8,6 +8,7 @@ pub mod discovery;
 pub mod policy;
 
 mod config;
+mod control;
 mod fleet;
 mod metrics;
 mod proxy;
@@ -32,7 +33,9 @@ struct Context {
     bodies: proxy::Bodies,
     metrics: Arc<metrics::Metrics>,
     policy: Box<dyn policy::Policy>,
-    /// Cancelled when the shutdown begins.
+    /// Cancelled when the shutdown begins: whoever can should go elsewhere.
+    leaving: CancellationToken,
+    /// Cancelled when nothing new is taken any more.
     stopping: CancellationToken,
 }
 

@@ -34,6 +34,10 @@ pub(crate) async fn answer(context: Arc<Context>, request: Request<Incoming>) ->
     let mut response = answered.unwrap_or_else(|error| proxy::error(&error));
     tracing::debug!(?request_id, path, status = response.status().as_u16(), "answered");
     response.headers_mut().insert(X_REQUEST_ID, request_id);
+    if context.leaving.is_cancelled() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
     observed.finish(response.status());
     response
 }
@@ -190,7 +194,7 @@ fn health(context: &Context) -> Response<ReplyBody> {
         phase: model.phase_text(),
         message: model.message.as_deref(),
     });
-    let (status, word) = if context.stopping.is_cancelled() {
+    let (status, word) = if context.leaving.is_cancelled() {
         (StatusCode::SERVICE_UNAVAILABLE, "stopping")
     } else if table.is_loaded {
         (StatusCode::OK, "ok")

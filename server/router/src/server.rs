@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     Context, RouterConfig,
+    control::Control,
     discovery::{self, Snapshots},
     fleet::Fleet,
     metrics::Metrics,
@@ -34,6 +35,7 @@ pub struct Router {
     context: Arc<Context>,
     listener: TcpListener,
     local_addr: SocketAddr,
+    control: Option<Control>,
     discovery: Discovery,
 }
 
@@ -74,24 +76,28 @@ impl Router {
     pub async fn bind(config: RouterConfig) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new()?);
         let mut snapshots = discovery::follow(&config.source, metrics.endpoints_errors.clone()).await?;
-        let address = config.listen;
-        let listen_error = |source| StartError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen_error)?;
-        let local_addr = listener.local_addr().map_err(listen_error)?;
+        let (listener, local_addr) = listen(config.listen).await?;
+        let control_listener = match config.control_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let context = Arc::new(Context {
             fleet: Fleet::new(config.clone()),
             bodies: Bodies::new(config.max_body_bytes, config.max_bodies_bytes),
             config,
             metrics,
             policy: Box::new(LeastTokens),
+            leaving: CancellationToken::new(),
             stopping: CancellationToken::new(),
         });
         take_over(&context, &mut snapshots); // a request that comes at once finds its model
         let discovery = Discovery(tokio::spawn(follow(context.clone(), snapshots)));
+        let control = control_listener.map(|listener| Control::serve(context.clone(), listener));
         Ok(Self {
             context,
             listener,
             local_addr,
+            control,
             discovery,
         })
     }
@@ -101,19 +107,30 @@ impl Router {
         self.local_addr
     }
 
-    /// Serves until `shutdown` is ready. Then: no new connection, no new request on an old one, and running requests
-    /// have [`RouterConfig::drain_timeout`] to finish.
+    /// The address of the control listener, where there is one.
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.control.as_ref().map(Control::local_addr)
+    }
+
+    /// Serves until `shutdown` is ready. Then: not ready, but everything goes on for [`RouterConfig::shutdown_delay`];
+    /// after that no new connection, no new request on an old one, and running requests have
+    /// [`RouterConfig::drain_timeout`] to finish. The control listener lives until the end.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let Self {
             context,
             listener,
             local_addr,
+            control: _control,
             discovery: _discovery,
         } = self;
         info!(%local_addr, "the router listens");
+        let mut shutdown = std::pin::pin!(async {
+            shutdown.await;
+            context.leaving.cancel();
+            sleep(context.config.shutdown_delay).await;
+        });
         let mut connections = JoinSet::new();
         let permits = Arc::new(Semaphore::new(context.config.max_connections));
-        let mut shutdown = std::pin::pin!(shutdown);
         loop {
             let accepting = async {
                 // The semaphore is never closed; without a permit there is nothing to do but wait.
@@ -153,6 +170,13 @@ impl Router {
         connections.shutdown().await;
         info!("the router has stopped");
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let listen_error = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen_error)?;
+    let local_addr = listener.local_addr().map_err(listen_error)?;
+    Ok((listener, local_addr))
 }
 
 async fn serve_connection(context: Arc<Context>, stream: TcpStream) {

@@ -47,7 +47,12 @@ pub(crate) async fn listen(replica: Arc<Replica>, shared: Arc<Shared>, config: T
                 last_heard = Instant::now();
                 replica.hear(|health| health.stream_lost(Instant::now()));
             }
-            Lost::NotOpened(_) => look_for_life(&replica, &mut last_heard, &config).await,
+            Lost::NotOpened(_) => {
+                look_for_life(&replica, &mut last_heard, &config).await;
+                if !replica.with_health(|health| health.is_explored()) {
+                    replica.hear(|health| health.explored());
+                }
+            }
         }
         sleep(jittered(backoff)).await;
         backoff = (backoff * 2).min(config.max_backoff);

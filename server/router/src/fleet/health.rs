@@ -24,6 +24,7 @@ pub(crate) struct Health {
     refusal: Option<Refusal>,
     last_success: Option<Instant>,
     incarnation: u64,
+    is_explored: bool,
 }
 
 /// How it is known that the process is alive.
@@ -85,6 +86,7 @@ impl Health {
             refusal: None,
             last_success: None,
             incarnation: 0,
+            is_explored: false,
         }
     }
 
@@ -205,12 +207,23 @@ impl Health {
         self.link != Link::Unreachable
     }
 
+    /// A first attempt to hear of it has come to an end, whichever.
+    pub(crate) fn explored(&mut self) {
+        self.is_explored = true;
+    }
+
+    /// Whether what is believed of it rests on anything.
+    pub(crate) fn is_explored(&self) -> bool {
+        self.is_explored
+    }
+
     /// Grows each time that contact is made anew: a failure before says nothing of the process after.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
     fn confirm(&mut self) {
+        self.is_explored = true;
         if self.link != Link::Confirmed {
             self.link = Link::Confirmed;
             self.incarnation += 1;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::task::AbortHandle;
+use tokio::{sync::Notify, task::AbortHandle};
 
 pub(crate) use self::{
     health::RefusalKind,
@@ -32,6 +32,8 @@ pub(crate) struct Fleet {
     config: RouterConfig,
     table: ArcSwap<Table>,
     watches: Mutex<HashMap<ReplicaKey, Watch>>,
+    /// Told when a model begins to hold requests.
+    pub(crate) begun: Arc<Notify>,
 }
 
 /// What requests look into.
@@ -64,6 +66,7 @@ impl Fleet {
             config,
             table: ArcSwap::default(),
             watches: Mutex::default(),
+            begun: Arc::default(),
         }
     }
 
@@ -82,18 +85,22 @@ impl Fleet {
             ..Table::default()
         };
         let mut kept = HashMap::new();
+        let known: HashMap<_, _> = before
+            .models
+            .iter()
+            .map(|model| (&model.name, &model.shared))
+            .collect();
+        let mut listed: HashMap<&str, Vec<&ReplicaEntry>> = HashMap::new();
+        for replica in &endpoints.replicas {
+            listed.entry(&replica.model).or_default().push(replica);
+        }
         for entry in &endpoints.models {
-            let known = before.models.iter().find(|model| model.name == entry.name);
-            let shared = known.map_or_else(
-                || Arc::new(Shared::new(self.config.queue_limit)),
-                |model| model.shared.clone(),
+            let shared = known.get(&entry.name).map_or_else(
+                || Arc::new(Shared::new(self.config.queue_limit, self.begun.clone())),
+                |&shared| shared.clone(),
             );
             let mut replicas = Vec::new();
-            for replica in endpoints
-                .replicas
-                .iter()
-                .filter(|replica| replica.model == entry.name)
-            {
+            for replica in listed.remove(entry.name.as_str()).unwrap_or_default() {
                 let key = ReplicaKey::of(replica);
                 let watch = watches
                     .remove(&key)
@@ -127,7 +134,7 @@ impl Fleet {
     fn watch(&self, entry: &ReplicaEntry, shared: &Arc<Shared>) -> Watch {
         let upstream = Upstream::new(&entry.url, self.config.connect_timeout);
         let times = self.config.telemetry.clone();
-        let replica = Replica::new(entry.id.clone(), upstream, shared.queue.clone(), times);
+        let replica = Replica::new(entry.id.clone(), upstream, shared.clone(), times);
         let replica = Arc::new(replica);
         let listening = telemetry::listen(replica.clone(), shared.clone(), self.config.telemetry.clone());
         Watch {

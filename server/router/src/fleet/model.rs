@@ -9,6 +9,7 @@ use std::{
 };
 
 use ferrum_engine::{Phase, Task};
+use tokio::sync::Notify;
 
 use super::{
     health::Verdict,
@@ -38,12 +39,21 @@ pub(crate) struct Model {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) queue: Arc<WaitQueue>,
+    /// On all its replicas, also on those that are gone from the list.
+    pub(crate) running: Running,
     pub(crate) created_seconds: u64,
     /// Mean completion length in tokens, times [`MEAN_WEIGHT`].
     mean_completion: AtomicU64,
     turn: AtomicUsize,
     /// Held from the look at the loads until the choice is counted.
     choosing: Mutex<()>,
+}
+
+/// Requests that were sent to a replica and are not over.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    requests: AtomicU64,
+    tokens: AtomicU64,
 }
 
 /// Why no replica was chosen.
@@ -57,11 +67,33 @@ pub(crate) enum NoChoice {
     NotReady,
 }
 
+impl Running {
+    pub(super) fn add(&self, demand: Demand) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.tokens.fetch_add(demand.tokens(), Ordering::Relaxed);
+    }
+
+    pub(super) fn remove(&self, demand: Demand) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+        self.tokens.fetch_sub(demand.tokens(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+}
+
 impl Shared {
-    pub(crate) fn new(queue_limit: usize) -> Self {
+    /// `begun` is told when a request is held and none was before.
+    pub(crate) fn new(queue_limit: usize, begun: Arc<Notify>) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            queue: Arc::new(WaitQueue::new(queue_limit)),
+            queue: Arc::new(WaitQueue::new(queue_limit, begun)),
+            running: Running::default(),
             created_seconds: now.as_secs(),
             mean_completion: AtomicU64::new(FIRST_MEAN_COMPLETION * MEAN_WEIGHT),
             turn: AtomicUsize::new(0),
@@ -83,11 +115,11 @@ impl Shared {
 }
 
 impl Model {
-    /// Chooses a replica among those that `may_use` allows, and counts the request there.
+    /// Chooses a replica for a request among those that `may_use` allows, and counts the request there.
     pub(crate) fn choose(
         &self,
         policy: &dyn Policy,
-        demand: Demand,
+        (served_name, demand): (&str, Demand),
         may_use: impl Fn(&Replica) -> bool,
     ) -> Result<InFlight, NoChoice> {
         let now = Instant::now();
@@ -100,7 +132,7 @@ impl Model {
         let mut candidates = Vec::with_capacity(self.replicas.len());
         let mut replicas = Vec::with_capacity(self.replicas.len());
         for replica in &self.replicas {
-            match replica.candidate(now) {
+            match replica.candidate(now, served_name) {
                 Ok(_) if !may_use(replica) => reason = NoChoice::AllTried,
                 Ok(candidate) => {
                     candidates.push(candidate);
@@ -115,6 +147,21 @@ impl Model {
             Some(chosen) => Ok(replicas[chosen].reserve(demand, now)),
             None => Err(reason),
         }
+    }
+
+    /// Whether a replica that becomes ready would answer to this name.
+    pub(crate) fn may_answer_to(&self, served_name: &str) -> bool {
+        self.replicas.is_empty()
+            || self
+                .replicas
+                .iter()
+                .any(|replica| replica.answers_to(served_name))
+    }
+
+    /// Whether it is known of every replica if it is ready, or why not.
+    pub(crate) fn is_explored(&self) -> bool {
+        let mut replicas = self.replicas.iter();
+        replicas.all(|replica| replica.is_draining() || replica.with_health(|health| health.is_explored()))
     }
 
     /// Replicas that take requests now, or are full with them.
@@ -197,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_mean_follows_the_completions_and_starts_at_a_guess() {
-        let shared = Shared::new(1);
+        let shared = Shared::new(1, Arc::default());
         assert_eq!(shared.mean_completion(), FIRST_MEAN_COMPLETION);
         for _ in 0..200 {
             shared.saw_completion(10);

@@ -16,9 +16,12 @@ use tokio::sync::Notify;
 pub(crate) struct WaitQueue {
     limit: usize,
     next_number: AtomicU64,
-    /// Length of `waiting`, readable without its lock.
+    /// Length of `waiting`, readable without its lock, and what its requests are expected to cost.
     len: AtomicUsize,
+    tokens: AtomicU64,
     waiting: Mutex<BTreeMap<u64, Waiter>>,
+    /// Told when a request waits and none did before.
+    begun: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -29,12 +32,14 @@ struct Waiter {
 }
 
 impl WaitQueue {
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, begun: Arc<Notify>) -> Self {
         Self {
             limit,
             next_number: AtomicU64::new(0),
             len: AtomicUsize::new(0),
+            tokens: AtomicU64::new(0),
             waiting: Mutex::default(),
+            begun,
         }
     }
 
@@ -52,8 +57,18 @@ impl WaitQueue {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// Takes a place in the queue, or `None` when all are taken.
-    pub(crate) fn join(self: &Arc<Self>, number: u64) -> Option<Ticket> {
+    /// What those that wait are expected to cost.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// How many numbers were given.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.next_number.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place in the queue for a request of so many tokens, or `None` when all are taken.
+    pub(crate) fn join(self: &Arc<Self>, number: u64, tokens: u64) -> Option<Ticket> {
         let mut waiting = self.lock();
         if waiting.len() >= self.limit {
             return None;
@@ -65,9 +80,14 @@ impl WaitQueue {
         };
         waiting.insert(number, waiter);
         self.len.store(waiting.len(), Ordering::Relaxed);
+        self.tokens.fetch_add(tokens, Ordering::Relaxed);
+        if waiting.len() == 1 {
+            self.begun.notify_waiters();
+        }
         Some(Ticket {
             queue: self.clone(),
             number,
+            tokens,
             notify,
         })
     }
@@ -103,6 +123,7 @@ impl WaitQueue {
 pub(crate) struct Ticket {
     queue: Arc<WaitQueue>,
     number: u64,
+    tokens: u64,
     notify: Arc<Notify>,
 }
 
@@ -138,6 +159,7 @@ impl Drop for Ticket {
         let mut waiting = self.queue.lock();
         waiting.remove(&self.number);
         self.queue.len.store(waiting.len(), Ordering::Relaxed);
+        self.queue.tokens.fetch_sub(self.tokens, Ordering::Relaxed);
         drop(waiting);
         self.queue.wake_head();
     }
@@ -155,10 +177,10 @@ mod tests {
 
     #[test]
     fn the_turn_passes_in_the_order_of_arrival() {
-        let queue = Arc::new(WaitQueue::new(8));
+        let queue = Arc::new(WaitQueue::new(8, Arc::default()));
         let late_number = queue.number() + 1;
-        let late = queue.join(late_number).expect("room");
-        let early = queue.join(0).expect("room");
+        let late = queue.join(late_number, 10).expect("room");
+        let early = queue.join(0, 10).expect("room");
         assert!(early.is_first() && !late.is_first());
         queue.wake_head();
         assert!(woken(&early) && !woken(&late));
@@ -170,28 +192,29 @@ mod tests {
 
     #[test]
     fn a_change_before_the_wait_is_not_lost() {
-        let queue = Arc::new(WaitQueue::new(8));
-        let ticket = queue.join(queue.number()).expect("room");
+        let queue = Arc::new(WaitQueue::new(8, Arc::default()));
+        let ticket = queue.join(queue.number(), 10).expect("room");
         queue.wake_all();
         assert!(woken(&ticket) && !woken(&ticket));
     }
 
     #[test]
     fn one_more_than_the_bound_gets_no_place() {
-        let queue = Arc::new(WaitQueue::new(1));
-        let first = queue.join(queue.number());
-        assert!(first.is_some() && queue.join(queue.number()).is_none());
+        let queue = Arc::new(WaitQueue::new(1, Arc::default()));
+        let first = queue.join(queue.number(), 10);
+        assert_eq!((queue.len(), queue.tokens()), (1, 10));
+        assert!(first.is_some() && queue.join(queue.number(), 10).is_none());
         drop(first);
-        assert!(queue.join(queue.number()).is_some());
+        assert!(queue.join(queue.number(), 10).is_some());
     }
 
     #[test]
     fn one_that_stands_aside_lets_the_others_pass() {
-        let queue = Arc::new(WaitQueue::new(8));
-        let first = queue.join(queue.number()).expect("room");
+        let queue = Arc::new(WaitQueue::new(8, Arc::default()));
+        let first = queue.join(queue.number(), 10).expect("room");
         first.stand_aside(true);
         assert!(!queue.has_waiters());
-        let second = queue.join(queue.number()).expect("room");
+        let second = queue.join(queue.number(), 10).expect("room");
         assert!(second.is_first());
         queue.wake_head();
         assert!(woken(&second) && !woken(&first));

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     health::{Health, RefusalKind, Verdict},
-    queue::WaitQueue,
+    model::Shared,
 };
 use crate::{
     config::TelemetryConfig,
@@ -31,8 +31,8 @@ pub(crate) struct Replica {
     tokens_in_flight: AtomicU64,
     requests_in_flight: AtomicU64,
     told: Mutex<Told>,
-    /// Requests of the model that wait for a change.
-    queue: Arc<WaitQueue>,
+    /// Its model's.
+    shared: Arc<Shared>,
     times: TelemetryConfig,
 }
 
@@ -46,7 +46,7 @@ struct Told {
 }
 
 impl Replica {
-    pub(crate) fn new(id: String, upstream: Upstream, queue: Arc<WaitQueue>, times: TelemetryConfig) -> Self {
+    pub(crate) fn new(id: String, upstream: Upstream, shared: Arc<Shared>, times: TelemetryConfig) -> Self {
         Self {
             id,
             upstream,
@@ -61,7 +61,7 @@ impl Replica {
                 foreign_tokens: 0,
                 vanished: CancellationToken::new(),
             }),
-            queue,
+            shared,
             times,
         }
     }
@@ -74,12 +74,30 @@ impl Replica {
         self.told().health.verdict(now, &self.times)
     }
 
-    /// What a policy wants to know, of a replica that is routable.
-    pub(crate) fn candidate(&self, now: Instant) -> Result<Candidate, Verdict> {
-        match self.verdict(now) {
+    /// Whether it takes requests, or is full with them.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.verdict(Instant::now()) != Verdict::NotReady
+    }
+
+    /// Whether it answers to this OpenAI `model`, as far as it has told. A process that does not was started before the
+    /// names were changed, or is another one at the address of one that is gone.
+    pub(crate) fn answers_to(&self, served_name: &str) -> bool {
+        self.told().answers_to(served_name)
+    }
+
+    /// What a policy wants to know, of a replica that is routable for this OpenAI `model`.
+    pub(crate) fn candidate(&self, now: Instant, served_name: &str) -> Result<Candidate, Verdict> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Verdict::NotReady);
+        }
+        let told = self.told();
+        if !told.answers_to(served_name) {
+            return Err(Verdict::NotReady);
+        }
+        match told.health.verdict(now, &self.times) {
             Verdict::Routable(standing) => Ok(Candidate {
                 tokens_in_flight: self.tokens_in_flight(),
-                foreign_tokens: self.told().foreign_tokens,
+                foreign_tokens: told.foreign_tokens,
                 standing,
             }),
             other => Err(other),
@@ -92,6 +110,7 @@ impl Replica {
         self.tokens_in_flight
             .fetch_add(demand.tokens(), Ordering::Relaxed);
         self.requests_in_flight.fetch_add(1, Ordering::Relaxed);
+        self.shared.running.add(demand);
         self.told().health.chosen(now);
         InFlight {
             replica: self.clone(),
@@ -158,7 +177,7 @@ impl Replica {
                 told.vanished = CancellationToken::new();
             }
         }
-        self.queue.wake_all();
+        self.shared.queue.wake_all();
     }
 
     pub(crate) fn hear_card(&self, card: ModelCard) {
@@ -178,7 +197,7 @@ impl Replica {
                 foreign_prefill.saturating_add(foreign_requests.saturating_mul(mean_completion));
             told.load = load;
         }
-        self.queue.wake_head();
+        self.shared.queue.wake_head();
     }
 
     /// It neither answers nor refuses: moves the requests that wait for it.
@@ -189,12 +208,19 @@ impl Replica {
             told.vanished.clone()
         };
         vanished.cancel();
-        self.queue.wake_all();
+        self.shared.queue.wake_all();
     }
 
     /// Nothing in a poisoned lock is half-written: every change is a plain assignment.
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn answers_to(&self, served_name: &str) -> bool {
+        let names = self.card.as_ref().map_or(&[][..], |card| &card.served_names);
+        names.is_empty() || names.iter().any(|name| name == served_name)
     }
 }
 
@@ -221,7 +247,8 @@ impl Drop for InFlight {
             .tokens_in_flight
             .fetch_sub(self.demand.tokens(), Ordering::Relaxed);
         replica.requests_in_flight.fetch_sub(1, Ordering::Relaxed);
+        replica.shared.running.remove(self.demand);
         replica.told().health.released();
-        replica.queue.wake_head();
+        replica.shared.queue.wake_head();
     }
 }

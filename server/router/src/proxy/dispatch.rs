@@ -140,9 +140,11 @@ impl Dispatch {
             let remaining = self.remaining_wait(&model, why)?;
             let ticket = match self.ticket.take() {
                 Some(ticket) => ticket,
-                None => queue.join(self.place.1).ok_or_else(|| queue_full(&model, why))?,
+                None => queue
+                    .join(self.place.1, self.demand.tokens())
+                    .ok_or_else(|| self.queue_full(&model, why))?,
             };
-            ticket.stand_aside(why == NoChoice::AllTried);
+            ticket.stand_aside(why == NoChoice::AllTried || !model.may_answer_to(&self.served_name));
             waited_since.get_or_insert_with(Instant::now);
             // Whether something changed or the time is up: it looks again.
             let _ = timeout(remaining.min(LOOK_INTERVAL), ticket.changed()).await;
@@ -164,7 +166,8 @@ impl Dispatch {
                 NoChoice::NotReady
             });
         }
-        model.choose(self.context.policy.as_ref(), self.demand, |replica| {
+        let request = (self.served_name.as_str(), self.demand);
+        model.choose(self.context.policy.as_ref(), request, |replica| {
             self.may_use(replica)
         })
     }
@@ -186,8 +189,10 @@ impl Dispatch {
     /// How long it may still wait, for this reason.
     fn remaining_wait(&self, model: &Model, why: NoChoice) -> Result<Duration, ApiError> {
         let config = &self.context.config;
+        // A router that has just begun does not know yet that all is well.
         if let Some(message) = &model.message
             && why == NoChoice::NotReady
+            && model.is_explored()
         {
             return Err(ApiError::new(
                 ErrorKind::Unavailable,
@@ -227,7 +232,7 @@ impl Dispatch {
         };
         let now = Instant::now();
         let mut replicas = model.replicas.iter();
-        replicas.any(|replica| replica.candidate(now).is_ok() && self.may_use(replica))
+        replicas.any(|replica| replica.candidate(now, &self.served_name).is_ok() && self.may_use(replica))
     }
 
     fn note_failure(&mut self, replica: &Arc<Replica>, incarnation: u64, reason: String) {
@@ -248,6 +253,21 @@ impl Dispatch {
             metrics: self.context.metrics.clone(),
             max_held_bytes: self.context.config.max_held_answer_bytes,
         }
+    }
+
+    fn queue_full(&self, model: &Model, why: NoChoice) -> ApiError {
+        let waiting = model.shared.queue.len();
+        let state = match why {
+            NoChoice::NotReady => model.phase_text(),
+            NoChoice::AllTried | NoChoice::Full => "every replica is full".to_owned(),
+        };
+        let name = &self.served_name;
+        let message = format!("{waiting} requests wait for `{name}` already, the most that may ({state})");
+        let seconds = match why {
+            NoChoice::NotReady => RETRY_NOT_READY_SECONDS,
+            NoChoice::AllTried | NoChoice::Full => RETRY_FULL_SECONDS,
+        };
+        ApiError::new(ErrorKind::Overloaded, message).retry_after(seconds)
     }
 
     fn upstream_failed(&self) -> ApiError {
@@ -278,19 +298,4 @@ pub(crate) fn find(table: &Table, served_name: &str) -> Result<Arc<Model>, ApiEr
         names => format!("no model `{shown}`: expected one of {names}"),
     };
     Err(ApiError::new(ErrorKind::ModelNotFound, message).with_param("model"))
-}
-
-fn queue_full(model: &Model, why: NoChoice) -> ApiError {
-    let waiting = model.shared.queue.len();
-    let state = match why {
-        NoChoice::NotReady => model.phase_text(),
-        NoChoice::AllTried | NoChoice::Full => "every replica is full".to_owned(),
-    };
-    let name = &model.name;
-    let message = format!("{waiting} requests wait for `{name}` already, the most that may ({state})");
-    let seconds = match why {
-        NoChoice::NotReady => RETRY_NOT_READY_SECONDS,
-        NoChoice::AllTried | NoChoice::Full => RETRY_FULL_SECONDS,
-    };
-    ApiError::new(ErrorKind::Overloaded, message).retry_after(seconds)
 }
