@@ -14,8 +14,11 @@ pub struct RouterConfig {
     pub control_listen: Option<SocketAddr>,
     /// Where the models and replicas come from.
     pub source: Source,
-    /// When set, routes below `/v1` want `Authorization: Bearer <key>`.
+    /// When set, routes below `/v1` want `Authorization: Bearer <key>`; this one is for every model.
     pub api_key: Option<ApiKey>,
+    /// A list of `{name, key, models}` in YAML or JSON with further keys, each for the served names in `models` or for
+    /// all (`*`). It is read again when it changes, also as a Secret that is mounted.
+    pub api_keys_path: Option<PathBuf>,
     /// Largest request body; a larger one is answered with 413.
     pub max_body_bytes: usize,
     /// Most bytes of bodies held at a time; one more is answered with 429.
@@ -27,10 +30,16 @@ pub struct RouterConfig {
     pub max_attempts: usize,
     /// Most client connections; the next ones wait in the listener's backlog.
     pub max_connections: usize,
-    /// Most requests a model that wait for a replica to become ready or to have room; one more is answered with 429.
+    /// Most requests a model that wait for a replica to become ready or to have room; one more is answered with 503 or
+    /// 429.
     pub queue_limit: usize,
-    /// Longest wait there.
+    /// Longest wait for room, once a replica is ready.
     pub queue_timeout: Duration,
+    /// Longest wait for a replica to become ready.
+    pub start_timeout: Duration,
+    /// A stream that has not begun after so long gets its head and comments, so that nothing between router and client
+    /// takes the line for dead. Until then a failure has its own status; after it, it is an event.
+    pub comment_after: Duration,
     /// Longest time for a connection to a replica to open.
     pub connect_timeout: Duration,
     /// Longest time for a request to arrive, once begun.
@@ -94,6 +103,7 @@ impl RouterConfig {
             control_listen: None,
             source,
             api_key: None,
+            api_keys_path: None,
             max_body_bytes: 8 << 20,
             max_bodies_bytes: 512 << 20,
             max_held_answer_bytes: 32 << 20,
@@ -101,6 +111,8 @@ impl RouterConfig {
             max_connections: 8192,
             queue_limit: 256,
             queue_timeout: Duration::from_secs(30),
+            start_timeout: Duration::from_secs(30),
+            comment_after: Duration::from_secs(2),
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(60),
             shutdown_delay: Duration::ZERO,

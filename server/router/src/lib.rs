@@ -10,11 +10,13 @@ pub mod policy;
 mod config;
 mod control;
 mod fleet;
+mod keys;
 mod metrics;
 mod proxy;
 mod routes;
 mod server;
 mod telemetry;
+mod watched_file;
 
 use std::{fmt, sync::Arc};
 
@@ -31,6 +33,7 @@ struct Context {
     config: RouterConfig,
     fleet: fleet::Fleet,
     bodies: proxy::Bodies,
+    keys: keys::Keys,
     metrics: Arc<metrics::Metrics>,
     policy: Box<dyn policy::Policy>,
     /// Cancelled when the shutdown begins: whoever can should go elsewhere.

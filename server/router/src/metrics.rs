@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     pub(crate) broken_streams: IntCounter,
     pub(crate) disconnects: IntCounter,
     pub(crate) endpoints_errors: IntCounter,
+    pub(crate) keys_errors: IntCounter,
 }
 
 /// A request that is being answered; dropped unfinished, its client has gone.
@@ -111,6 +112,10 @@ impl Metrics {
                 "ferrum_router_endpoints_errors_total",
                 "Times that the list of replicas could not be read",
             )?,
+            keys_errors: counter(
+                "ferrum_router_keys_errors_total",
+                "Times that the file of API keys could not be read",
+            )?,
         };
         metrics.register()?;
         Ok(metrics)
@@ -142,7 +147,7 @@ impl Metrics {
     }
 
     fn register(&self) -> prometheus::Result<()> {
-        let collectors: [Box<dyn Collector>; 12] = [
+        let collectors: [Box<dyn Collector>; 13] = [
             Box::new(self.requests.clone()),
             Box::new(self.durations.clone()),
             Box::new(self.waits.clone()),
@@ -155,6 +160,7 @@ impl Metrics {
             Box::new(self.broken_streams.clone()),
             Box::new(self.disconnects.clone()),
             Box::new(self.endpoints_errors.clone()),
+            Box::new(self.keys_errors.clone()),
         ];
         collectors
             .into_iter()

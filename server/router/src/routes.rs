@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use ferrum_api::{ApiError, ErrorKind};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use crate::{
-    ApiKey, Context,
+    Context,
     fleet::Model,
+    keys::Access,
     metrics::Observed,
-    proxy::{self, ReplyBody, X_REQUEST_ID},
+    proxy::{self, Asked, ReplyBody, X_REQUEST_ID},
 };
 
 /// A path that is known.
@@ -29,6 +30,9 @@ pub(crate) async fn answer(context: Arc<Context>, request: Request<Incoming>) ->
     let request_id = proxy::request_id(request.headers());
     let path = request.uri().path().to_owned();
     let (route, label) = match_path(&path);
+    // Where there is a control port, clients need not know what goes on inside.
+    let is_hidden = route == Some(Route::Metrics) && context.config.control_listen.is_some();
+    let route = route.filter(|_| !is_hidden);
     let mut observed = context.metrics.observe(label);
     let answered = dispatch(&context, route, request, &request_id, &mut observed).await;
     let mut response = answered.unwrap_or_else(|error| proxy::error(&error));
@@ -66,15 +70,24 @@ async fn dispatch(
             .insert(header::ALLOW, HeaderValue::from_static(allowed));
         return Ok(response);
     }
-    if !matches!(route, Route::Health | Route::Metrics) {
-        authenticate(context.config.api_key.as_ref(), request.headers())?;
-    }
     match route {
-        Route::Forward => proxy::forward(context, request, request_id, observed).await,
-        Route::Health => Ok(health(context)),
-        Route::Metrics => metrics(context),
-        Route::Model(name) => model(context, name),
-        Route::Models => Ok(models(context)),
+        Route::Health => return Ok(health(context)),
+        Route::Metrics => return metrics(context),
+        Route::Forward | Route::Model(_) | Route::Models => {}
+    }
+    let access = context.keys.authenticate(request.headers())?;
+    tracing::debug!(?request_id, key = access.name, "the key is good");
+    match route {
+        Route::Model(name) => model(context, &access, name),
+        Route::Models => Ok(models(context, &access)),
+        _ => {
+            let asked = Asked {
+                request,
+                request_id,
+                access: &access,
+            };
+            proxy::forward(context, asked, observed).await
+        }
     }
 }
 
@@ -91,30 +104,6 @@ fn match_path(path: &str) -> (Option<Route<'_>>, &'static str) {
             Some(name) if !name.is_empty() => (Some(Route::Model(name)), "/v1/models/{model}"),
             _ => (None, "other"),
         },
-    }
-}
-
-/// The time depends on the length of what the client sent, never on how much of it is right.
-fn authenticate(key: Option<&ApiKey>, headers: &HeaderMap) -> Result<(), ApiError> {
-    let Some(key) = key else { return Ok(()) };
-    let refuse = |message: &str| Err(ApiError::new(ErrorKind::Authentication, message));
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        return refuse("no API key: expected the header `Authorization: Bearer <key>`");
-    };
-    let bytes = value.as_bytes();
-    let given = match bytes.split_at_checked(7) {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(b"bearer ") => rest.trim_ascii(),
-        _ => return refuse("the Authorization header has no API key: expected `Bearer <key>`"),
-    };
-    let key = key.as_bytes();
-    let mut difference = usize::from(given.len() != key.len());
-    for (index, byte) in given.iter().enumerate() {
-        difference |= usize::from(byte ^ key[index % key.len().max(1)]);
-    }
-    if difference == 0 && !key.is_empty() {
-        Ok(())
-    } else {
-        refuse("the API key is wrong")
     }
 }
 
@@ -135,10 +124,12 @@ struct ModelList<'a> {
     data: Vec<ModelObject<'a>>,
 }
 
-fn models(context: &Context) -> Response<ReplyBody> {
+/// Those that the key may use.
+fn models(context: &Context, access: &Access) -> Response<ReplyBody> {
     let table = context.fleet.table();
     let names = table.models.iter().flat_map(|model| {
-        let objects = model.served_names.iter().map(|name| model_object(model, name));
+        let names = model.served_names.iter().filter(|name| access.allows(name));
+        let objects = names.map(|name| model_object(model, name));
         objects.collect::<Vec<_>>()
     });
     let list = ModelList {
@@ -148,9 +139,9 @@ fn models(context: &Context) -> Response<ReplyBody> {
     proxy::json(StatusCode::OK, &list)
 }
 
-fn model(context: &Context, encoded_name: &str) -> Result<Response<ReplyBody>, ApiError> {
+fn model(context: &Context, access: &Access, encoded_name: &str) -> Result<Response<ReplyBody>, ApiError> {
     let name = percent_decoded(encoded_name);
-    let model = proxy::find(&context.fleet.table(), &name)?;
+    let model = proxy::find(&context.fleet.table(), &name, access)?;
     Ok(proxy::json(StatusCode::OK, &model_object(&model, &name)))
 }
 
@@ -182,10 +173,13 @@ struct ModelHealth<'a> {
     message: Option<&'a str>,
 }
 
-/// 200 while the router can route: it knows its models, and does not stop. Whether a model is ready is in the body.
+/// 200 while the router can route: it knows its models, and does not stop. Whether a model is ready is in the body,
+/// unless there is a control port: then this one is for clients.
 fn health(context: &Context) -> Response<ReplyBody> {
     let table = context.fleet.table();
-    let models = table.models.iter().map(|model| ModelHealth {
+    let is_public = context.config.control_listen.is_some();
+    let shown = table.models.iter().filter(|_| !is_public);
+    let models = shown.map(|model| ModelHealth {
         name: &model.name,
         served_names: &model.served_names,
         task: model.task.as_str(),
@@ -253,31 +247,5 @@ mod tests {
         assert_eq!(percent_decoded("org%2Fname%3a1"), "org/name:1");
         assert_eq!(percent_decoded("100%"), "100%");
         assert_eq!(percent_decoded("%zz%é"), "%zz%é");
-    }
-
-    #[test]
-    fn only_the_whole_key_opens() {
-        let key = ApiKey::from("sk-abc".to_owned());
-        let with = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(
-                header::AUTHORIZATION,
-                HeaderValue::from_str(value).expect("header"),
-            );
-            authenticate(Some(&key), &headers).is_ok()
-        };
-        assert!(with("Bearer sk-abc") && with("bearer sk-abc"));
-        for wrong in [
-            "sk-abc",
-            "Bearer sk-ab",
-            "Bearer sk-abcd",
-            "Bearer sk-abcsk-abc",
-            "Bearer ",
-            "Basic sk-abc",
-        ] {
-            assert!(!with(wrong), "{wrong}");
-        }
-        assert!(authenticate(Some(&key), &HeaderMap::new()).is_err());
-        assert!(authenticate(None, &HeaderMap::new()).is_ok());
     }
 }

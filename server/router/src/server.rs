@@ -1,6 +1,6 @@
 //! The listener and its connections.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,10 +18,12 @@ use crate::{
     control::Control,
     discovery::{self, Snapshots},
     fleet::Fleet,
+    keys::{KeyList, Keys},
     metrics::Metrics,
     policy::LeastTokens,
     proxy::Bodies,
     routes,
+    watched_file::{self, WatchError},
 };
 
 /// Longest time for the head of a request, and that a connection lies idle between two.
@@ -53,6 +55,12 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The file of keys is broken, or not there: nobody could ask.
+    #[error("{0}")]
+    Keys(String),
+    /// The folder of the keys cannot be watched.
+    #[error(transparent)]
+    WatchKeys(#[from] WatchError),
     /// A counter has a wrong name.
     #[error("cannot make the metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -84,6 +92,7 @@ impl Router {
         let context = Arc::new(Context {
             fleet: Fleet::new(config.clone()),
             bodies: Bodies::new(config.max_body_bytes, config.max_bodies_bytes),
+            keys: keys(&config, &metrics)?,
             config,
             metrics,
             policy: Box::new(LeastTokens),
@@ -170,6 +179,18 @@ impl Router {
         connections.shutdown().await;
         info!("the router has stopped");
     }
+}
+
+fn keys(config: &RouterConfig, metrics: &Metrics) -> Result<Keys, StartError> {
+    let listed = match &config.api_keys_path {
+        None => None,
+        Some(path) => {
+            KeyList::read(path).map_err(|error| StartError::Keys(error.to_string()))?;
+            let read = |path: &Path| KeyList::read(path).map_err(|error| error.to_string());
+            Some(watched_file::follow(path, read, metrics.keys_errors.clone())?)
+        }
+    };
+    Ok(Keys::new(config.api_key.as_ref(), listed))
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -17,13 +17,15 @@ use tracing::{debug, info};
 
 use crate::{
     config::TelemetryConfig,
-    fleet::{Replica, Shared, describe},
+    fleet::{Health, Replica, Shared, describe},
 };
 
 /// Longest time for the first message, which a replica sends at once.
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(2);
 /// First pause between two tries.
 const BACKOFF: Duration = Duration::from_millis(20);
+/// Longest pause while requests wait for the model.
+const BACKOFF_AWAITED: Duration = Duration::from_millis(100);
 /// A stream that lived for so long was a good one: the next try is made at once.
 const GOOD_STREAM: Duration = Duration::from_secs(5);
 
@@ -54,7 +56,12 @@ pub(crate) async fn listen(replica: Arc<Replica>, shared: Arc<Shared>, config: T
                 }
             }
         }
-        sleep(jittered(backoff)).await;
+        let longest = if shared.queue.len() > 0 {
+            config.max_backoff.min(BACKOFF_AWAITED)
+        } else {
+            config.max_backoff
+        };
+        sleep(jittered(backoff.min(longest))).await;
         backoff = (backoff * 2).min(config.max_backoff);
     }
 }
@@ -112,7 +119,16 @@ async fn follow(replica: &Replica, shared: &Shared, mut stream: Streaming<Teleme
                 Err(_) => return Lost::NotOpened("no first message".to_owned()),
             }
         } else {
-            stream.message().await
+            tokio::select! {
+                message = stream.message() => message,
+                () = replica.doubted() => {
+                    if let Err(error) = replica.upstream.probe().await {
+                        return Lost::Broken(error.to_string());
+                    }
+                    replica.hear(Health::forgiven);
+                    continue;
+                }
+            }
         };
         let event = match message {
             Ok(Some(event)) if event.sequence == expected => event,

@@ -53,7 +53,8 @@ impl Control {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .with_state(readiness)
-            .merge(tonic::service::Routes::new(demand).into_axum_router());
+            .merge(tonic::service::Routes::new(demand).into_axum_router())
+            .fallback(async || StatusCode::NOT_FOUND);
         let task = tokio::spawn(async move {
             info!(%local_addr, "the control port listens");
             if let Err(error) = axum::serve(listener, app).await {

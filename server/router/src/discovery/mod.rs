@@ -17,6 +17,7 @@ pub use self::{
     endpoints::{Endpoints, EndpointsError, ModelEntry, ReplicaEntry},
     kubernetes::{ClusterError, KubernetesConfig},
 };
+use crate::watched_file::WatchError;
 
 /// What the router follows.
 #[derive(Clone, Debug)]
@@ -51,14 +52,4 @@ pub(crate) async fn follow(source: &Source, errors: IntCounter) -> Result<Snapsh
         Source::File(path) => file::watch(path, errors)?,
         Source::Kubernetes(config) => kubernetes::watch(config, errors).await?,
     })
-}
-
-/// The folder of the list cannot be watched.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot watch the folder {}: {source}", path.display())]
-pub struct WatchError {
-    /// The folder.
-    pub path: PathBuf,
-    /// Why.
-    pub source: notify::Error,
 }

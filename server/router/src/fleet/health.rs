@@ -8,6 +8,8 @@ use crate::{config::TelemetryConfig, policy::Standing};
 
 /// First stay in the penalty box; it doubles with each failure in a row.
 const PENALTY: Duration = Duration::from_millis(250);
+/// Shortest stay when no connection could be opened: long enough to find out whether it is still there.
+const UNREACHABLE_PENALTY: Duration = Duration::from_secs(2);
 /// Longest stay.
 const PENALTY_MAX: Duration = Duration::from_secs(10);
 /// How often a replica that answered 429 or 503 may be asked once more.
@@ -135,7 +137,20 @@ impl Health {
         }
     }
 
-    /// It failed a request: no connection, broken off, 5xx.
+    /// No connection could be opened for a request.
+    pub(crate) fn not_connected(&mut self, now: Instant) {
+        self.failed(now);
+        if let Some(penalty) = &mut self.penalty {
+            penalty.until = penalty.until.max(now + UNREACHABLE_PENALTY);
+        }
+    }
+
+    /// What was held against it turned out to be a passing thing.
+    pub(crate) fn forgiven(&mut self) {
+        self.penalty = None;
+    }
+
+    /// It failed a request: broken off, 5xx.
     pub(crate) fn failed(&mut self, now: Instant) {
         let failures = self
             .penalty

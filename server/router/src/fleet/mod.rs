@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Notify, task::AbortHandle};
 
 pub(crate) use self::{
-    health::RefusalKind,
+    health::{Health, RefusalKind},
     model::{Model, NoChoice, Shared, describe},
     queue::{Ticket, WaitQueue},
     replica::{InFlight, Replica},
@@ -25,6 +25,9 @@ use crate::{
     proxy::Upstream,
     telemetry,
 };
+
+/// Most names in a message.
+const MAX_SHOWN: usize = 50;
 
 /// All models. Reading is wait-free; a snapshot replaces the whole table.
 #[derive(Debug)]
@@ -150,10 +153,12 @@ impl Table {
         self.by_served_name.get(served_name)
     }
 
-    /// All names that answer, for a person.
-    pub(crate) fn served_names(&self) -> String {
+    /// The names that answer, of those that may be shown, for a person.
+    pub(crate) fn served_names(&self, is_shown: impl Fn(&str) -> bool) -> String {
         let names = self.models.iter().flat_map(|model| &model.served_names);
         names
+            .filter(|name| is_shown(name))
+            .take(MAX_SHOWN)
             .map(|name| format!("`{name}`"))
             .collect::<Vec<_>>()
             .join(", ")

@@ -96,7 +96,8 @@ impl Shared {
             running: Running::default(),
             created_seconds: now.as_secs(),
             mean_completion: AtomicU64::new(FIRST_MEAN_COMPLETION * MEAN_WEIGHT),
-            turn: AtomicUsize::new(0),
+            // Routers that begin together must not take turns in step.
+            turn: AtomicUsize::new(uuid::Uuid::new_v4().as_u128() as usize),
             choosing: Mutex::new(()),
         }
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ferrum_api::telemetry::{Load, ModelCard};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,6 +32,7 @@ pub(crate) struct Replica {
     tokens_in_flight: AtomicU64,
     requests_in_flight: AtomicU64,
     told: Mutex<Told>,
+    doubt: Notify,
     /// Its model's.
     shared: Arc<Shared>,
     times: TelemetryConfig,
@@ -61,6 +63,7 @@ impl Replica {
                 foreign_tokens: 0,
                 vanished: CancellationToken::new(),
             }),
+            doubt: Notify::new(),
             shared,
             times,
         }
@@ -162,6 +165,17 @@ impl Replica {
 
     pub(crate) fn failed(&self) {
         self.told().health.failed(Instant::now());
+    }
+
+    /// No connection could be opened: whoever listens to it finds out whether it is still there.
+    pub(crate) fn not_connected(&self) {
+        self.told().health.not_connected(Instant::now());
+        self.doubt.notify_one();
+    }
+
+    /// Waits until somebody doubts that it is still there.
+    pub(crate) async fn doubted(&self) {
+        self.doubt.notified().await;
     }
 
     pub(crate) fn refused(&self, kind: RefusalKind) {

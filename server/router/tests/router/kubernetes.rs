@@ -213,7 +213,7 @@ async fn a_wait_for_a_model_without_a_pod_ends_with_the_phase_of_its_status() {
         json!({"spec": {}, "status": {"conditions": [condition]}}),
     );
     let mut config = cluster.router_config(&[]);
-    config.queue_timeout = Duration::from_millis(300);
+    config.start_timeout = Duration::from_millis(300);
     let harness = Harness::of(config).await;
     until("the model is known", async || {
         harness.health().await["status"] == "ok"

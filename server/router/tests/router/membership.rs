@@ -163,3 +163,24 @@ async fn nothing_stays_counted_after_chaos() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_replica_that_was_started_with_other_names_is_not_asked_for_the_new_one() {
+    let (old, new) = (FakeEngine::start("old").await, FakeEngine::start("new").await);
+    *old.shared.served_names.lock().expect("lock") = vec!["before".to_owned()];
+    *new.shared.served_names.lock().expect("lock") = vec!["m".to_owned()];
+    let mut harness = Harness::start(std::slice::from_ref(&old.url), 1).await;
+    let request = harness
+        .client
+        .post(harness.url("/v1/chat/completions"))
+        .json(&chat());
+    let held = tokio::spawn(request.send());
+    until("it is held", async || {
+        harness.metric("ferrum_router_waiting_requests", "").await == 1.0
+    })
+    .await;
+    harness.rewrite(|list| list.replicas.push(replica("new", &new.url)));
+    let answer = held.await.expect("no panic").expect("answers");
+    assert_eq!(answer.status(), 200);
+    assert_eq!((old.requests(), new.requests()), (0, 1));
+}

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{
     Harness, chat,
     fake::{Answer, FakeEngine, phase},
-    until,
+    streamed_chat, until,
 };
 
 async fn loading_engine() -> FakeEngine {
@@ -42,7 +42,7 @@ async fn requests_for_a_model_that_loads_wait_and_all_succeed_once_it_is_ready()
 }
 
 #[tokio::test]
-async fn one_more_than_the_queue_holds_is_429_with_retry_after() {
+async fn one_more_than_the_queue_holds_is_503_with_the_phase_and_retry_after() {
     let engine = loading_engine().await;
     let harness = Harness::with(std::slice::from_ref(&engine.url), 0, |config| {
         config.queue_limit = 3
@@ -51,6 +51,10 @@ async fn one_more_than_the_queue_holds_is_429_with_retry_after() {
     let asked = join_all((0..3).map(|_| harness.ask(chat())));
     let one_more = async {
         await_waiting(&harness, 3.0).await;
+        until("its phase is heard", async || {
+            harness.health().await["models"][0]["phase"] == "loading: 120 of 272 tensors"
+        })
+        .await;
         let response = harness
             .client
             .post(harness.url("/v1/chat/completions"))
@@ -58,10 +62,11 @@ async fn one_more_than_the_queue_holds_is_429_with_retry_after() {
             .send()
             .await
             .expect("answers");
-        assert_eq!(response.status(), 429);
+        assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key("retry-after"));
         let error: Value = response.json().await.expect("JSON");
-        assert_eq!(error["error"]["code"], "overloaded");
+        let message = error["error"]["message"].as_str().expect("a message");
+        assert!(message.contains("loading: 120 of 272 tensors"), "{message}");
         engine.set_phase(phase(Phase::Ready, 0, 0));
     };
     let (answers, ()) = tokio::join!(asked, one_more);
@@ -72,7 +77,7 @@ async fn one_more_than_the_queue_holds_is_429_with_retry_after() {
 async fn a_wait_that_is_too_long_ends_with_503_and_the_phase() {
     let engine = loading_engine().await;
     let harness = Harness::with(std::slice::from_ref(&engine.url), 0, |config| {
-        config.queue_timeout = Duration::from_millis(1_200);
+        config.start_timeout = Duration::from_millis(1_200);
     })
     .await;
     let began = Instant::now();
@@ -89,6 +94,77 @@ async fn a_wait_that_is_too_long_ends_with_503_and_the_phase() {
     let error: Value = response.json().await.expect("JSON");
     let message = error["error"]["message"].as_str().expect("a message");
     assert!(message.contains("loading: 120 of 272 tensors"), "{message}");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_held_gets_comments_with_the_phase_and_then_its_events() {
+    let engine = loading_engine().await;
+    let harness = Harness::with(std::slice::from_ref(&engine.url), 0, |config| {
+        config.comment_after = Duration::from_millis(100);
+    })
+    .await;
+    let request = harness
+        .client
+        .post(harness.url("/v1/chat/completions"))
+        .json(&streamed_chat());
+    let mut response = request.send().await.expect("begins although no replica is ready");
+    assert_eq!(response.status(), 200);
+    assert_eq!(
+        response.headers()["content-type"],
+        "text/event-stream; charset=utf-8"
+    );
+    let first = response.chunk().await.expect("no error").expect("a comment");
+    assert_eq!(first, ": waiting loading: 120 of 272 tensors\n\n");
+    engine.set_phase(phase(Phase::Ready, 0, 0));
+    let mut rest = String::new();
+    while let Some(piece) = response.chunk().await.expect("no error") {
+        rest.push_str(&String::from_utf8_lossy(&piece));
+    }
+    assert!(
+        rest.ends_with("data: {\"replica\":\"a\"}\n\ndata: [DONE]\n\n"),
+        "{rest}"
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_was_begun_while_it_was_held_ends_with_an_error_event() {
+    let engine = loading_engine().await;
+    let harness = Harness::with(std::slice::from_ref(&engine.url), 0, |config| {
+        config.comment_after = Duration::from_millis(100);
+        config.start_timeout = Duration::from_millis(400);
+    })
+    .await;
+    let (status, text) = harness.stream(streamed_chat()).await;
+    assert_eq!(status, 200);
+    let last = text.trim_end().rsplit("\n\n").next().expect("an event");
+    let error: Value = serde_json::from_str(last.strip_prefix("data: ").expect(last)).expect(last);
+    assert_eq!(error["error"]["type"], "service_unavailable_error", "{text}");
+    // One that is refused before that has its status.
+    let harness = Harness::with(std::slice::from_ref(&engine.url), 0, |config| {
+        config.start_timeout = Duration::from_millis(100);
+    })
+    .await;
+    assert_eq!(harness.stream(streamed_chat()).await.0, 503);
+}
+
+#[tokio::test]
+async fn the_wait_for_a_first_replica_does_not_count_as_wait_for_room() {
+    let engine = loading_engine().await;
+    let harness = Harness::with(std::slice::from_ref(&engine.url), 0, |config| {
+        config.queue_timeout = Duration::from_millis(900);
+    })
+    .await;
+    engine.answer(Answer::Status(429));
+    let asked = harness.ask(chat());
+    let begun = async {
+        await_waiting(&harness, 1.0).await;
+        tokio::time::sleep(Duration::from_millis(1_000)).await; // longer than a wait for room may be
+        engine.set_phase(phase(Phase::Ready, 0, 0));
+        until("it is full", async || engine.requests() > 0).await;
+        engine.answer(Answer::Ok(Duration::ZERO));
+    };
+    let ((status, body), ()) = tokio::join!(asked, begun);
+    assert_eq!(status, 200, "{body}");
 }
 
 #[tokio::test]

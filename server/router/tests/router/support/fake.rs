@@ -73,6 +73,8 @@ pub struct Shared {
     pub watches: AtomicUsize,
     pub speaks_grpc: AtomicBool,
     cut: watch::Sender<usize>,
+    /// Names that its card tells.
+    pub served_names: Mutex<Vec<String>>,
 }
 
 impl FakeEngine {
@@ -106,6 +108,7 @@ impl FakeEngine {
             watches: AtomicUsize::new(0),
             speaks_grpc: AtomicBool::new(true),
             cut: watch::Sender::new(0),
+            served_names: Mutex::default(),
         });
         let grpc = tonic::service::Routes::new(TelemetryServer::new(TelemetryService(shared.clone())));
         let app = Router::new()
@@ -299,6 +302,7 @@ async fn tell(shared: Arc<Shared>, sender: mpsc::Sender<Result<TelemetryEvent, S
     let (mut phases, mut loads) = (shared.phase.subscribe(), shared.load.subscribe());
     let (mut skips, mut cuts) = (shared.skip.subscribe(), shared.cut.subscribe());
     let card = ModelCard {
+        served_names: shared.served_names.lock().expect("lock").clone(),
         max_model_len: 2048,
         ..ModelCard::default()
     };

@@ -21,6 +21,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Harness {
     pub folder: TempDir,
     pub address: SocketAddr,
+    pub control: Option<SocketAddr>,
     pub client: reqwest::Client,
     pub endpoints: Endpoints,
     stop: Option<oneshot::Sender<()>>,
@@ -42,7 +43,10 @@ impl Harness {
         let endpoints = endpoints(urls);
         endpoints.write_atomically(&path).expect("writes");
         let harness = Self::serve(config, folder, endpoints).await;
-        harness.await_ready(ready).await;
+        // With a control port, clients do not see it.
+        if harness.control.is_none() {
+            harness.await_ready(ready).await;
+        }
         harness
     }
 
@@ -54,7 +58,7 @@ impl Harness {
 
     async fn serve(config: RouterConfig, folder: TempDir, endpoints: Endpoints) -> Self {
         let router = Router::bind(config).await.expect("binds");
-        let address = router.local_addr();
+        let (address, control) = (router.local_addr(), router.control_addr());
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(router.serve(async {
             let _ = stopped.await;
@@ -62,6 +66,7 @@ impl Harness {
         Self {
             folder,
             address,
+            control,
             client: client(),
             endpoints,
             stop: Some(stop),
@@ -79,6 +84,10 @@ impl Harness {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    pub fn control_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.control.expect("a control port"))
     }
 
     pub async fn health(&self) -> Value {
