@@ -3,52 +3,104 @@
 use clap::Args;
 
 /// Timing and failures of a simulated engine. Sequences, queue, context length, task and names are those of
-/// [`LaunchConfig`](ferrum_engine::LaunchConfig), as for every engine.
+/// [`LaunchConfig`](ferrum_engine::LaunchConfig), as for every engine. Each can be given by environment, for pods whose
+/// arguments are not ours to choose.
 #[derive(Args, Clone, Debug, PartialEq)]
 #[command(next_help_heading = "Simulation")]
 pub struct SimConfig {
     /// Milliseconds that loading takes
-    #[arg(long = "sim-start-ms", value_name = "MS", default_value_t = 0)]
+    #[arg(
+        long = "sim-start-ms",
+        env = "FERRUM_SIM_START_MS",
+        value_name = "MS",
+        default_value_t = 0
+    )]
     pub start_ms: u64,
 
     /// Milliseconds from the start of a request to its first token, besides the time for its prompt
-    #[arg(long = "sim-ttft-ms", value_name = "MS", default_value_t = 0)]
+    #[arg(
+        long = "sim-ttft-ms",
+        env = "FERRUM_SIM_TTFT_MS",
+        value_name = "MS",
+        default_value_t = 0
+    )]
     pub ttft_ms: u64,
 
     /// Milliseconds from one token of a sequence to the next
-    #[arg(long = "sim-tpot-ms", value_name = "MS", default_value_t = 0)]
+    #[arg(
+        long = "sim-tpot-ms",
+        env = "FERRUM_SIM_TPOT_MS",
+        value_name = "MS",
+        default_value_t = 0
+    )]
     pub tpot_ms: u64,
 
     /// Prompt tokens a second; cached ones cost nothing; 0 takes no time
-    #[arg(long = "sim-prefill-tokens-per-second", value_name = "N", default_value_t = 0)]
+    #[arg(
+        long = "sim-prefill-tokens-per-second",
+        env = "FERRUM_SIM_PREFILL_TOKENS_PER_SECOND",
+        value_name = "N",
+        default_value_t = 0
+    )]
     pub prefill_tokens_per_second: u64,
 
     /// Tokens after which an answer ends by itself, where max_tokens allows it
-    #[arg(long = "sim-answer-tokens", value_name = "N", default_value_t = 64)]
+    #[arg(
+        long = "sim-answer-tokens",
+        env = "FERRUM_SIM_ANSWER_TOKENS",
+        value_name = "N",
+        default_value_t = 64
+    )]
     pub answer_tokens: usize,
 
     /// KV blocks in the pool
-    #[arg(long = "sim-kv-blocks", value_name = "N", default_value_t = 16_384)]
+    #[arg(
+        long = "sim-kv-blocks",
+        env = "FERRUM_SIM_KV_BLOCKS",
+        value_name = "N",
+        default_value_t = 16_384
+    )]
     pub kv_blocks: usize,
 
     /// Length of an embedding
-    #[arg(long = "sim-embedding-dims", value_name = "N", default_value_t = 64)]
+    #[arg(
+        long = "sim-embedding-dims",
+        env = "FERRUM_SIM_EMBEDDING_DIMS",
+        value_name = "N",
+        default_value_t = 64
+    )]
     pub embedding_dims: usize,
 
     /// Fail to load, with this message
-    #[arg(long = "sim-fail-start", value_name = "MESSAGE")]
+    #[arg(
+        long = "sim-fail-start",
+        env = "FERRUM_SIM_FAIL_START",
+        value_name = "MESSAGE"
+    )]
     pub fail_start: Option<String>,
 
     /// Fail for good once so many tokens were made in all
-    #[arg(long = "sim-fail-after-tokens", value_name = "N")]
+    #[arg(
+        long = "sim-fail-after-tokens",
+        env = "FERRUM_SIM_FAIL_AFTER_TOKENS",
+        value_name = "N"
+    )]
     pub fail_after_tokens: Option<u64>,
 
     /// Abort the process once so many tokens were made in all
-    #[arg(long = "sim-crash-after-tokens", value_name = "N")]
+    #[arg(
+        long = "sim-crash-after-tokens",
+        env = "FERRUM_SIM_CRASH_AFTER_TOKENS",
+        value_name = "N"
+    )]
     pub crash_after_tokens: Option<u64>,
 
     /// Accept requests, make so many tokens for each and then none; 0 never answers
-    #[arg(long = "sim-hang-after-tokens", value_name = "N")]
+    #[arg(
+        long = "sim-hang-after-tokens",
+        env = "FERRUM_SIM_HANG_AFTER_TOKENS",
+        value_name = "N"
+    )]
     pub hang_after_tokens: Option<usize>,
 }
 

@@ -22,7 +22,7 @@ use crate::{exit, hub::write_atomically, up::signals::Signals};
 #[command(after_long_help = "\
 Examples:
   ferrum router --endpoints endpoints.json --port 8080
-  ferrum router --kubernetes --host 0.0.0.0 --port 8080
+  ferrum router --kubernetes --host 0.0.0.0 --port 8080 --control-port 8081
 
 A file for two engines of one model:
   {\"generation\": 1,
@@ -55,19 +55,36 @@ pub(crate) struct RouterArgs {
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
 
+    /// Second port, on the same address: /readyz, /livez, /metrics, and what waits and runs (gRPC ferrum.v1.Demand)
+    #[arg(long, value_name = "PORT")]
+    control_port: Option<u16>,
+
     /// Key that clients must send (Authorization: Bearer KEY)
     #[arg(long, value_name = "KEY", env = "FERRUM_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
 
-    /// Requests a model that may wait for a replica; one more is answered with 429
+    /// File with keys and the models that each may use, as YAML or JSON: a list of {name, key, models}, where "*" in
+    /// models means all. Read again when it changes
+    #[arg(long, value_name = "FILE")]
+    api_keys_file: Option<PathBuf>,
+
+    /// Requests a model that may wait for a replica; one more is answered with 429, or 503 while none is ready
     #[arg(long, value_name = "N", default_value_t = 256)]
     queue_limit: usize,
 
-    /// Seconds that a request may wait for a replica
+    /// Seconds that a request may wait for room on a replica
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     queue_timeout_seconds: u64,
 
-    /// Seconds that running requests may take to finish after SIGTERM
+    /// Seconds that a request may wait for a first replica to become ready [default: 30, with --kubernetes 300]
+    #[arg(long, value_name = "SECONDS")]
+    start_timeout_seconds: Option<u64>,
+
+    /// Seconds that connections are still taken after SIGTERM, while those who send them learn of it
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    shutdown_delay_seconds: u64,
+
+    /// Seconds that running requests may take to finish after that
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     drain_timeout_seconds: u64,
 
@@ -82,6 +99,9 @@ pub(crate) async fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
     let router = Router::bind(args.config()).await?;
     let url = format!("http://{}", router.local_addr());
     writeln!(io::stderr(), "listening on {url}")?;
+    if let Some(address) = router.control_addr() {
+        writeln!(io::stderr(), "control port on http://{address}")?;
+    }
     if let Some(path) = &args.address_file {
         write_atomically(path, format!("{url}\n").as_bytes())?;
     }
@@ -105,12 +125,22 @@ impl RouterArgs {
     fn config(&self) -> RouterConfig {
         RouterConfig {
             listen: SocketAddr::new(self.host, self.port),
+            control_listen: self.control_port.map(|port| SocketAddr::new(self.host, port)),
             api_key: self.api_key.clone().filter(|key| !key.is_empty()).map(Into::into),
+            api_keys_path: self.api_keys_file.clone(),
             queue_limit: self.queue_limit,
             queue_timeout: Duration::from_secs(self.queue_timeout_seconds),
+            start_timeout: Duration::from_secs(self.start_timeout_seconds()),
+            shutdown_delay: Duration::from_secs(self.shutdown_delay_seconds),
             drain_timeout: Duration::from_secs(self.drain_timeout_seconds),
             ..RouterConfig::of(self.source())
         }
+    }
+
+    /// Weights that must be fetched first take minutes; on one machine a person sees that and need not wait.
+    fn start_timeout_seconds(&self) -> u64 {
+        let default = if self.kubernetes { 300 } else { 30 };
+        self.start_timeout_seconds.unwrap_or(default)
     }
 
     fn source(&self) -> Source {

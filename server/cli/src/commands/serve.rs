@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, builder::BoolishValueParser};
 use ferrum_engine::{LaunchConfig, ModelCard, Phase, Task};
 use ferrum_frontend::{FrontendConfig, FrontendError};
 use ferrum_sim::SimConfig;
@@ -47,7 +47,7 @@ pub(crate) struct ServeArgs {
     termination_log: Option<PathBuf>,
 
     /// Serve no model: answer as the simulation flags say
-    #[arg(long, help_heading = "Simulation")]
+    #[arg(long, env = "FERRUM_SIM", value_parser = BoolishValueParser::new(), help_heading = "Simulation")]
     sim: bool,
 
     #[command(flatten)]
