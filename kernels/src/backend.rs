@@ -21,6 +21,12 @@ pub trait Backend:
     /// An activation buffer of `len` elements, zeroed.
     fn alloc(&self, len: usize) -> Result<Self::Buffer, BackendError>;
 
+    /// As [`Self::alloc`], in single precision whatever the device computes with: for what is summed over layers,
+    /// and for logits.
+    fn alloc_f32(&self, len: usize) -> Result<Self::Buffer, BackendError> {
+        self.alloc(len)
+    }
+
     /// A buffer of `len` indices, zeroed.
     fn alloc_indices(&self, len: usize) -> Result<Self::Indices, BackendError>;
 
@@ -54,11 +60,54 @@ pub trait Backend:
     /// `inv_freq` holds `head_dim / 2` inverse frequencies, scaling already applied.
     fn prepare_rope(&self, inv_freq: &[f32], max_positions: usize) -> Result<Self::Buffer, BackendError>;
 
+    /// The element type in which keys and values of such weights are best kept.
+    fn kv_dtype(&self, weights: KvPrecision) -> KvDtype {
+        match weights {
+            KvPrecision::Exact => KvDtype::F32,
+            KvPrecision::Quantized => KvDtype::F16,
+        }
+    }
+
     /// Memory for the keys and values of all layers.
     fn alloc_kv_cache(&self, layout: &KvLayout) -> Result<Self::KvCache, BackendError>;
 
     /// Bytes that `prepare_weight` has allocated beyond the checkpoint's own (mapped) bytes, and buffers.
     fn allocated_bytes(&self) -> usize;
+
+    /// Bytes of the device's own memory that are free; `None` where it has none of its own.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Runs `launch`, a fixed sequence of operations on buffers that stay where they are: a device may record
+    /// it and play it back whenever the same `shape` comes again. Nothing in it may depend on the host but `shape`.
+    fn run_recorded(
+        &self,
+        recorded: &mut Self::Recorded,
+        shape: StepShape,
+        launch: &mut dyn FnMut() -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        let _ = (recorded, shape);
+        launch()
+    }
+}
+
+/// What distinguishes two steps over the same buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StepShape {
+    /// Sequences, each with one token.
+    pub num_seqs: usize,
+    /// Row stride of the block tables.
+    pub max_blocks: usize,
+}
+
+/// What keys and values are computed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvPrecision {
+    /// Dense weights.
+    Exact,
+    /// Weights whose own error is larger than that of half precision.
+    Quantized,
 }
 
 /// The associated types, apart so that every group of operations can name them.
@@ -71,6 +120,8 @@ pub trait BackendTypes {
     type Weight: Send + Sync;
     /// Keys and values of all layers, in blocks.
     type KvCache: Send + Sync;
+    /// Steps recorded by [`Backend::run_recorded`]; they belong to the buffers that they were recorded with.
+    type Recorded: Default + Send;
 }
 
 /// Element type of the KV cache.
@@ -78,7 +129,7 @@ pub trait BackendTypes {
 pub enum KvDtype {
     /// Exact where activations are f32.
     F32,
-    /// Half the bytes.
+    /// Half the bytes: half precision, or bfloat16 on a device that computes with it.
     F16,
 }
 
@@ -124,6 +175,14 @@ pub enum BackendError {
         needed: usize,
         /// Bytes that were free.
         available: usize,
+    },
+    /// The device or its driver failed.
+    #[error("{device}: {what}")]
+    Device {
+        /// Device name.
+        device: &'static str,
+        /// What was asked, and the answer.
+        what: String,
     },
     /// Shapes or byte counts that contradict one another.
     #[error("shape mismatch: {0}")]

@@ -8,9 +8,12 @@
 //! - [`backend`]: the trait, and one trait a group of operations under [`ops`].
 //! - [`tensor`]: what a checkpoint holds: formats, shapes, shared (mapped) bytes.
 //! - [`cpu`]: the CPU backend.
+//! - `cuda`: the CUDA backend, with the feature of that name.
 
 pub mod backend;
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod ops;
 pub mod tensor;
 

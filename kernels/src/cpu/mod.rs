@@ -110,6 +110,7 @@ impl BackendTypes for CpuBackend {
     type Indices = CpuIndices;
     type Weight = CpuWeight;
     type KvCache = CpuKvCache;
+    type Recorded = ();
 }
 
 impl Backend for CpuBackend {

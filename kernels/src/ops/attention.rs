@@ -1,6 +1,9 @@
 //! Rotary positions, the paged KV cache and attention.
 
-use crate::backend::{BackendError, BackendTypes};
+use crate::{
+    backend::{BackendError, BackendTypes},
+    ops::NormOps,
+};
 
 /// How a fused projection `(rows, q heads + kv heads + kv heads, head_dim)` is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +58,38 @@ pub struct PagedBatch<'a, I> {
     pub rows: usize,
 }
 
+/// Weights of the norm of query and key heads; q, k `(head_dim)`.
+pub struct QkNormWeights<'a, B> {
+    /// Of query heads.
+    pub q: &'a B,
+    /// Of key heads.
+    pub k: &'a B,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// How the rows of a step are rotated.
+pub struct RotaryStep<'a, B, I> {
+    /// `(rows)`.
+    pub positions: &'a I,
+    /// From [`Backend::prepare_rope`](crate::Backend::prepare_rope).
+    pub table: &'a B,
+    /// Rows of the step.
+    pub rows: usize,
+}
+
+/// Where the keys and values of a step go.
+pub struct CacheSlots<'a, C, I> {
+    /// The cache.
+    pub cache: &'a mut C,
+    /// Its layer.
+    pub layer: usize,
+    /// `(rows)`: block * block_size + offset.
+    pub slots: &'a I,
+}
+
 /// Attention and what prepares it.
-pub trait AttentionOps: BackendTypes {
+pub trait AttentionOps: BackendTypes + NormOps {
     /// Rotates query and key heads of `qkv` in place, halves paired (`x[i], x[i + head_dim / 2]`; Su et al.
     /// 2021 in the layout of GPT-NeoX): positions `(rows)`, `table` from
     /// [`Backend::prepare_rope`](crate::Backend::prepare_rope).
@@ -79,6 +112,22 @@ pub trait AttentionOps: BackendTypes {
         slots: &Self::Indices,
         rows: usize,
     ) -> Result<(), BackendError>;
+
+    /// The norm of query and key heads (where there is one), rotation, and the copy into the cache.
+    fn norm_rope_write_kv(
+        &self,
+        qkv: &mut Self::Buffer,
+        heads: HeadLayout,
+        norm: Option<QkNormWeights<'_, Self::Buffer>>,
+        rotary: RotaryStep<'_, Self::Buffer, Self::Indices>,
+        to: CacheSlots<'_, Self::KvCache, Self::Indices>,
+    ) -> Result<(), BackendError> {
+        if let Some(norm) = norm {
+            self.qk_norm(qkv, heads, (norm.q, norm.k), norm.eps, rotary.rows)?;
+        }
+        self.rope(qkv, heads, rotary.positions, rotary.table, rotary.rows)?;
+        self.write_kv(qkv, heads, to.cache, to.layer, to.slots, rotary.rows)
+    }
 
     /// Causal attention of the step's queries over the cache, `softmax(scale * q . k) . v`; out
     /// `(rows, q_width)`. The last query of a sequence is at position `context_len - 1`. With a `window`

@@ -9,7 +9,9 @@ mod pooling;
 mod sampling;
 
 pub use activation::{ActivationOps, Gelu};
-pub use attention::{AttentionMask, AttentionOps, HeadLayout, PagedBatch};
+pub use attention::{
+    AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep,
+};
 pub use linear::LinearOps;
 pub use norm::NormOps;
 pub use pooling::PoolingOps;

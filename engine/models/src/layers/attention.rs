@@ -1,4 +1,7 @@
-use ferrum_kernels::{Backend, BackendError, ops::HeadLayout};
+use ferrum_kernels::{
+    Backend, BackendError,
+    ops::{CacheSlots, HeadLayout, QkNormWeights, RotaryStep},
+};
 
 use super::Linear;
 use crate::{ForwardBatch, LoadError, config::DecoderConfig, weights::loader::WeightLoader};
@@ -67,11 +70,22 @@ impl<B: Backend> PagedAttention<B> {
         let rows = batch.num_tokens;
         let heads = self.heads;
         self.qkv_proj.forward(backend, x, rows, qkv)?;
-        if let Some(norm) = &self.qk_norm {
-            backend.qk_norm(qkv, heads, (&norm.q, &norm.k), norm.eps, rows)?;
-        }
-        backend.rope(qkv, heads, &batch.positions, step.rotary_table, rows)?;
-        backend.write_kv(qkv, heads, cache, self.layer, &batch.slots, rows)?;
+        let norm = self.qk_norm.as_ref().map(|norm| QkNormWeights {
+            q: &norm.q,
+            k: &norm.k,
+            eps: norm.eps,
+        });
+        let rotary = RotaryStep {
+            positions: &batch.positions,
+            table: step.rotary_table,
+            rows,
+        };
+        let to = CacheSlots {
+            cache: &mut *cache,
+            layer: self.layer,
+            slots: &batch.slots,
+        };
+        backend.norm_rope_write_kv(qkv, heads, norm, rotary, to)?;
         let paged = batch.paged();
         backend.paged_attention(
             qkv,

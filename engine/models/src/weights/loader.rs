@@ -3,7 +3,10 @@
 use std::cell::Cell;
 
 use ferrum_engine::Dtype;
-use ferrum_kernels::{Backend, BackendError, HostTensor, backend::KvDtype};
+use ferrum_kernels::{
+    Backend, BackendError, HostTensor,
+    backend::{KvDtype, KvPrecision},
+};
 
 use super::{Weights, convert::to_dtype};
 use crate::{LoadError, LoadOptions};
@@ -63,12 +66,19 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
             .map_err(|source| self.failed(what, source))
     }
 
+    /// As [`Self::alloc`], for what is summed over layers and for logits.
+    pub(crate) fn alloc_f32(&self, what: &str, len: usize) -> Result<B::Buffer, LoadError> {
+        self.backend
+            .alloc_f32(len)
+            .map_err(|source| self.failed(what, source))
+    }
+
     /// Keys and values are exact beside dense weights; beside quantized ones half precision is not what limits.
     pub(crate) fn kv_dtype(&self) -> KvDtype {
-        match self.weights.is_quantized() {
-            true => KvDtype::F16,
-            false => KvDtype::F32,
-        }
+        self.backend.kv_dtype(match self.weights.is_quantized() {
+            true => KvPrecision::Quantized,
+            false => KvPrecision::Exact,
+        })
     }
 
     pub(crate) fn failed(&self, what: &str, source: BackendError) -> LoadError {

@@ -34,6 +34,7 @@ impl BackendTypes for MockBackend {
     type Weight = ();
     /// The id whose keys and values each slot holds.
     type KvCache = Vec<Option<u32>>;
+    type Recorded = ();
 }
 
 impl Backend for MockBackend {

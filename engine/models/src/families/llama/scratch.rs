@@ -26,20 +26,21 @@ impl<B: Backend> Scratch<B> {
         limits: BatchLimits,
     ) -> Result<Self, LoadError> {
         let rows = |width: usize| loader.alloc("activations", limits.max_num_batched_tokens * width);
+        let sums = |rows: usize, width: usize| loader.alloc_f32("activations", rows * width);
         let last = |width: usize| loader.alloc("logits", limits.max_num_seqs * width);
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
         Ok(Self {
-            residual: rows(hidden)?,
+            residual: sums(limits.max_num_batched_tokens, hidden)?,
             normed: rows(hidden)?,
             block_out: rows(hidden)?,
             qkv: rows(config.heads.qkv_width())?,
             attended: rows(config.heads.q_width())?,
             gate_up: rows(2 * intermediate)?,
             activated: rows(intermediate)?,
-            last_residual: last(hidden)?,
+            last_residual: sums(limits.max_num_seqs, hidden)?,
             last_out: last(hidden)?,
             last_normed: last(hidden)?,
-            logits: last(config.vocab_size)?,
+            logits: sums(limits.max_num_seqs, config.vocab_size)?,
         })
     }
 }

@@ -1,0 +1,392 @@
+//! Rotary positions, the paged KV cache and attention.
+
+use std::sync::Arc;
+
+use crate::{
+    backend::{BackendError, KvDtype, KvLayout},
+    cpu::shape_error,
+    cuda::{
+        CudaBackend, CudaBuffer, CudaIndices, Element,
+        device::{Device, DeviceMemory},
+        norm::same_element,
+    },
+    ops::{AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep},
+};
+
+/// Tokens a block for the tensor-core kernels.
+const MMA_BLOCK: usize = 16;
+/// Query heads of one key head that they take at once.
+const MMA_GROUP: usize = 16;
+/// Parts (sequence, key head, split) of a decode step whose results are brought together afterwards.
+const MAX_PARTS: usize = 4096;
+/// Warps of a block of the decode kernel.
+const DECODE_WARPS: usize = 4;
+/// Blocks of the decode kernel that a multiprocessor holds at once.
+const DECODE_RESIDENT: usize = 3;
+
+/// Keys and values of all layers, as cuda/rope.cu lays them out.
+pub struct CudaKvCache {
+    layout: KvLayout,
+    element: Element,
+    memory: DeviceMemory,
+    /// Results of splits, and how many have arrived.
+    partial: DeviceMemory,
+    arrived: DeviceMemory,
+}
+
+impl CudaKvCache {
+    pub(super) fn alloc(
+        device: &Arc<Device>,
+        layout: &KvLayout,
+        computes: Element,
+    ) -> Result<Self, BackendError> {
+        let element = match (layout.dtype, computes) {
+            (KvDtype::F32, _) => Element::F32,
+            (KvDtype::F16, Element::Bf16) => Element::Bf16,
+            (KvDtype::F16, _) => Element::F16,
+        };
+        let bytes = layout.block_bytes().saturating_mul(layout.num_blocks);
+        let what = format!("a KV cache of {} blocks", layout.num_blocks);
+        Ok(Self {
+            layout: *layout,
+            element,
+            memory: device.alloc(bytes, &what)?,
+            partial: device.alloc(
+                MAX_PARTS * MMA_GROUP * (layout.head_dim + 2) * 4,
+                "parts of attention",
+            )?,
+            arrived: device.alloc(MAX_PARTS * 4, "parts of attention")?,
+        })
+    }
+
+    /// Addresses of a layer's keys and values.
+    fn layer(&self, layer: usize) -> Result<(u64, u64), BackendError> {
+        let KvLayout {
+            num_layers,
+            num_blocks,
+            ..
+        } = self.layout;
+        if layer >= num_layers {
+            return Err(shape_error(format!("layer {layer} of a cache of {num_layers}")));
+        }
+        let side = (self.layout.block_bytes() / (2 * num_layers) * num_blocks) as u64;
+        let keys = self.memory.address() + layer as u64 * 2 * side;
+        Ok((keys, keys + side))
+    }
+
+    fn check_heads(&self, what: &str, heads: HeadLayout) -> Result<(), BackendError> {
+        let KvLayout {
+            num_kv_heads,
+            head_dim,
+            ..
+        } = self.layout;
+        if (heads.num_kv_heads, heads.head_dim) != (num_kv_heads, head_dim) {
+            return Err(shape_error(format!(
+                "{what}: {heads:?} with a cache of {num_kv_heads} heads of {head_dim}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn check_head_layout(what: &str, heads: HeadLayout) -> Result<(), BackendError> {
+    let HeadLayout {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+    } = heads;
+    if num_kv_heads == 0 || !num_heads.is_multiple_of(num_kv_heads) || head_dim == 0 || head_dim > 256 {
+        return Err(shape_error(format!(
+            "{what}: {heads:?}: query heads must be a multiple of key heads, a head has 1 to 256 elements"
+        )));
+    }
+    Ok(())
+}
+
+impl AttentionOps for CudaBackend {
+    fn rope(
+        &self,
+        qkv: &mut CudaBuffer,
+        heads: HeadLayout,
+        positions: &CudaIndices,
+        table: &CudaBuffer,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        qkv.check("rope: qkv", rows * heads.qkv_width())?;
+        positions.check("rope: positions", rows)?;
+        self.device
+            .kernel(&format!("rope_{}", qkv.element().name()))?
+            .grid(rows, heads.num_heads + heads.num_kv_heads, 1)
+            .threads((heads.head_dim / 2).next_multiple_of(32).clamp(32, 128))
+            .wide(qkv.address())
+            .wide(table.address())
+            .wide(positions.address())
+            .int(heads.num_heads)
+            .int(heads.num_kv_heads)
+            .int(heads.head_dim)
+            .run()
+    }
+
+    fn write_kv(
+        &self,
+        qkv: &CudaBuffer,
+        heads: HeadLayout,
+        cache: &mut CudaKvCache,
+        layer: usize,
+        slots: &CudaIndices,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        qkv.check("write_kv: qkv", rows * heads.qkv_width())?;
+        slots.check("write_kv: slots", rows)?;
+        cache.check_heads("write_kv", heads)?;
+        let (keys, values) = cache.layer(layer)?;
+        self.device
+            .kernel(&format!(
+                "write_kv_{}_{}",
+                qkv.element().name(),
+                cache.element.name()
+            ))?
+            .grid(rows, heads.num_kv_heads, 1)
+            .threads(heads.head_dim.next_multiple_of(32).clamp(32, 128))
+            .wide(qkv.address())
+            .wide(keys)
+            .wide(values)
+            .wide(slots.address())
+            .int(heads.num_heads)
+            .int(heads.num_kv_heads)
+            .int(heads.head_dim)
+            .int(cache.layout.block_size)
+            .run()
+    }
+
+    fn norm_rope_write_kv(
+        &self,
+        qkv: &mut CudaBuffer,
+        heads: HeadLayout,
+        norm: Option<QkNormWeights<'_, CudaBuffer>>,
+        rotary: RotaryStep<'_, CudaBuffer, CudaIndices>,
+        to: CacheSlots<'_, CudaKvCache, CudaIndices>,
+    ) -> Result<(), BackendError> {
+        let what = "norm_rope_write_kv";
+        let rows = rotary.rows;
+        check_head_layout(what, heads)?;
+        qkv.check(what, rows * heads.qkv_width())?;
+        rotary.positions.check(what, rows)?;
+        to.slots.check(what, rows)?;
+        to.cache.check_heads(what, heads)?;
+        if let Some(norm) = &norm {
+            norm.q.check(what, heads.head_dim)?;
+            norm.k.check(what, heads.head_dim)?;
+        }
+        let (keys, values) = to.cache.layer(to.layer)?;
+        let types = format!("{}_{}", qkv.element().name(), to.cache.element.name());
+        self.device
+            .kernel(&format!("qk_rope_write_kv_{types}"))?
+            .grid(rows, (heads.num_heads + 2 * heads.num_kv_heads).div_ceil(4), 1)
+            .wide(qkv.address())
+            .wide(keys)
+            .wide(values)
+            .wide(norm.as_ref().map_or(0, |norm| norm.q.address()))
+            .wide(norm.as_ref().map_or(0, |norm| norm.k.address()))
+            .float(norm.as_ref().map_or(0.0, |norm| norm.eps))
+            .wide(rotary.table.address())
+            .wide(rotary.positions.address())
+            .wide(to.slots.address())
+            .int(heads.num_heads)
+            .int(heads.num_kv_heads)
+            .int(heads.head_dim)
+            .int(to.cache.layout.block_size)
+            .run()
+    }
+
+    fn paged_attention(
+        &self,
+        qkv: &CudaBuffer,
+        heads: HeadLayout,
+        cache: &CudaKvCache,
+        layer: usize,
+        batch: &PagedBatch<'_, CudaIndices>,
+        scale: f32,
+        window: Option<usize>,
+        out: &mut CudaBuffer,
+    ) -> Result<(), BackendError> {
+        let what = "paged_attention";
+        check_head_layout(what, heads)?;
+        cache.check_heads(what, heads)?;
+        qkv.check(what, batch.rows * heads.qkv_width())?;
+        out.check(what, batch.rows * heads.q_width())?;
+        batch.cu_seqlens_q.check(what, batch.num_seqs + 1)?;
+        batch.context_lens.check(what, batch.num_seqs)?;
+        batch
+            .block_tables
+            .check(what, batch.num_seqs * batch.max_blocks)?;
+        same_element(what, qkv, out)?;
+        let (keys, values) = cache.layer(layer)?;
+        let attention = Paged {
+            qkv,
+            heads,
+            cache,
+            keys,
+            values,
+            batch,
+            scale,
+            window: window.unwrap_or(0),
+            out,
+        };
+        if attention.fits_tensor_cores() {
+            return self.paged_mma(&attention);
+        }
+        let types = format!("{}_{}", qkv.element().name(), cache.element.name());
+        self.device
+            .kernel(&format!("paged_attention_{types}"))?
+            .grid(batch.rows, heads.num_heads, 1)
+            .wide(qkv.address())
+            .int(heads.num_heads)
+            .int(heads.num_kv_heads)
+            .int(heads.head_dim)
+            .wide(keys)
+            .wide(values)
+            .wide(batch.cu_seqlens_q.address())
+            .wide(batch.context_lens.address())
+            .wide(batch.block_tables.address())
+            .int(batch.max_blocks)
+            .int(batch.num_seqs)
+            .int(cache.layout.block_size)
+            .float(scale)
+            .int(attention.window)
+            .wide(out.address())
+            .run()
+    }
+
+    fn varlen_attention(
+        &self,
+        qkv: &CudaBuffer,
+        heads: HeadLayout,
+        cu_seqlens: &CudaIndices,
+        num_seqs: usize,
+        mask: AttentionMask,
+        scale: f32,
+        out: &mut CudaBuffer,
+    ) -> Result<(), BackendError> {
+        let what = "varlen_attention";
+        check_head_layout(what, heads)?;
+        cu_seqlens.check(what, num_seqs + 1)?;
+        same_element(what, qkv, out)?;
+        // How many rows there are the device knows; blocks past the last do nothing.
+        let rows = qkv.rows_of(heads.qkv_width()).min(out.rows_of(heads.q_width()));
+        self.device
+            .kernel(&format!("varlen_attention_{}", qkv.element().name()))?
+            .grid(rows, heads.num_heads, 1)
+            .wide(qkv.address())
+            .int(heads.num_heads)
+            .int(heads.num_kv_heads)
+            .int(heads.head_dim)
+            .wide(cu_seqlens.address())
+            .int(num_seqs)
+            .int(usize::from(mask == AttentionMask::Causal))
+            .float(scale)
+            .wide(out.address())
+            .run()
+    }
+}
+
+/// Attention over the cache, checked.
+struct Paged<'a> {
+    qkv: &'a CudaBuffer,
+    heads: HeadLayout,
+    cache: &'a CudaKvCache,
+    keys: u64,
+    values: u64,
+    batch: &'a PagedBatch<'a, CudaIndices>,
+    scale: f32,
+    /// 0 sees everything.
+    window: usize,
+    out: &'a CudaBuffer,
+}
+
+impl Paged<'_> {
+    fn fits_tensor_cores(&self) -> bool {
+        self.qkv.element() != Element::F32
+            && self.cache.element == self.qkv.element()
+            && self.cache.layout.block_size == MMA_BLOCK
+            && [64, 128].contains(&self.heads.head_dim)
+    }
+
+    fn group(&self) -> usize {
+        self.heads.num_heads / self.heads.num_kv_heads
+    }
+}
+
+impl CudaBackend {
+    fn paged_mma(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
+        let PagedBatch { num_seqs, rows, .. } = *attention.batch;
+        // Without a row more than sequences, each has one; with one sequence of several rows, none has.
+        let decodes = attention.group() <= MMA_GROUP && (rows == num_seqs || num_seqs > 1);
+        if decodes {
+            self.decode(attention)?;
+        }
+        if rows > num_seqs || !decodes {
+            self.prefill(attention, !decodes)?;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
+        let places = attention.batch.num_seqs * attention.heads.num_kv_heads;
+        let wanted = DECODE_RESIDENT * self.device.facts.num_sms;
+        let useful = attention.batch.max_blocks.div_ceil(DECODE_WARPS);
+        let splits = (wanted / places.max(1))
+            .min(useful)
+            .min(MAX_PARTS / places.max(1))
+            .max(1);
+        let group = attention.group();
+        let head_dim = attention.heads.head_dim;
+        self.mma_kernel("decode", attention)?
+            .grid(splits, attention.heads.num_kv_heads, attention.batch.num_seqs)
+            .shared(DECODE_WARPS * group * head_dim * 4)
+            .wide(attention.cache.partial.address())
+            .wide(attention.cache.arrived.address())
+            .wide(attention.out.address())
+            .run()
+    }
+
+    fn prefill(&self, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
+        let lines = attention.batch.rows * attention.group();
+        self.mma_kernel("prefill", attention)?
+            .grid(
+                lines.div_ceil(64) + attention.batch.num_seqs,
+                attention.heads.num_kv_heads,
+                1,
+            )
+            .int(usize::from(singles))
+            .wide(attention.out.address())
+            .run()
+    }
+
+    /// The kernel with the arguments that both have.
+    fn mma_kernel(
+        &self,
+        kind: &str,
+        attention: &Paged<'_>,
+    ) -> Result<super::launch::Launch<'_>, BackendError> {
+        let Paged {
+            qkv, heads, batch, ..
+        } = attention;
+        let name = format!("attention_{kind}_{}_{}", heads.head_dim, qkv.element().name());
+        Ok(self
+            .device
+            .kernel(&name)?
+            .wide(qkv.address())
+            .wide(attention.keys)
+            .wide(attention.values)
+            .wide(batch.cu_seqlens_q.address())
+            .wide(batch.context_lens.address())
+            .wide(batch.block_tables.address())
+            .int(batch.max_blocks)
+            .int(batch.num_seqs)
+            .int(heads.num_heads)
+            .int(heads.num_kv_heads)
+            .float(attention.scale * std::f32::consts::LOG2_E)
+            .int(attention.window))
+    }
+}

@@ -1,0 +1,315 @@
+//! One GPU: its context, stream, memory and copies.
+
+use std::{
+    collections::HashMap,
+    ffi::c_void,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use cudarc::driver::{result, sys};
+
+use crate::{
+    backend::BackendError,
+    cuda::{DEVICE, launch::Function},
+};
+
+/// Why there is no GPU to compute on.
+#[derive(Debug, thiserror::Error)]
+pub enum CudaUnavailable {
+    /// The driver's library is not installed, or not where programs find it.
+    #[error("no NVIDIA driver is there (libcuda.so.1 cannot be loaded)")]
+    NoDriver,
+    /// A driver without a GPU.
+    #[error("the NVIDIA driver is there, but no GPU is: {reason}")]
+    NoGpu {
+        /// The driver's answer.
+        reason: String,
+    },
+    /// A GPU that is too old.
+    #[error("{name} has compute capability {major}.{minor}, 8.0 or higher is needed")]
+    TooOld {
+        /// The GPU.
+        name: String,
+        /// Compute capability.
+        major: i32,
+        /// Compute capability.
+        minor: i32,
+    },
+    /// Fewer GPUs than asked for.
+    #[error("GPU {ordinal} was asked for, {count} are there")]
+    NoSuchGpu {
+        /// Counted from 0.
+        ordinal: usize,
+        /// GPUs present.
+        count: usize,
+    },
+    /// The driver failed.
+    #[error(transparent)]
+    Failed(#[from] BackendError),
+}
+
+/// What a GPU is.
+#[derive(Clone, Debug)]
+pub struct GpuFacts {
+    /// As the driver names it.
+    pub name: String,
+    /// Compute capability, such as (9, 0).
+    pub capability: (i32, i32),
+    /// Streaming multiprocessors.
+    pub num_sms: usize,
+    /// Bytes of memory.
+    pub memory_bytes: usize,
+}
+
+/// Pinned memory through which small copies go, so that they need not wait.
+const STAGING_BYTES: usize = 8 << 20;
+
+pub(super) struct Device {
+    context: sys::CUcontext,
+    pub(super) stream: sys::CUstream,
+    pub(super) facts: GpuFacts,
+    pub(super) modules: Vec<sys::CUmodule>,
+    pub(super) functions: Mutex<HashMap<String, Function>>,
+    staging: Mutex<Staging>,
+    allocated: AtomicUsize,
+}
+
+struct Staging {
+    memory: *mut u8,
+    used: usize,
+}
+
+// SAFETY: the driver's handles may be used from any thread (the context is made current before each use), and the
+// staging memory only under its lock.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+/// Turns the driver's answer into an error that names the call.
+pub(super) fn check(call: &str, answer: sys::CUresult) -> Result<(), BackendError> {
+    match answer {
+        sys::CUresult::CUDA_SUCCESS => Ok(()),
+        failure => Err(failed(call, &result::DriverError(failure))),
+    }
+}
+
+fn failed(call: &str, error: &result::DriverError) -> BackendError {
+    BackendError::Device {
+        device: DEVICE,
+        what: format!("{call}: {error}"),
+    }
+}
+
+impl Device {
+    pub(super) fn open(ordinal: usize) -> Result<Arc<Self>, CudaUnavailable> {
+        // SAFETY: only looks for the driver's library.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(CudaUnavailable::NoDriver);
+        }
+        result::init().map_err(|error| CudaUnavailable::NoGpu {
+            reason: error.to_string(),
+        })?;
+        let fail = |call: &'static str| move |error: result::DriverError| failed(call, &error);
+        let count = result::device::get_count().map_err(fail("cuDeviceGetCount"))? as usize;
+        if ordinal >= count {
+            return Err(CudaUnavailable::NoSuchGpu { ordinal, count });
+        }
+        let gpu = result::device::get(ordinal as i32).map_err(fail("cuDeviceGet"))?;
+        let facts = facts(gpu).map_err(fail("cuDeviceGetAttribute"))?;
+        if facts.capability < (8, 0) {
+            let (major, minor) = facts.capability;
+            let name = facts.name;
+            return Err(CudaUnavailable::TooOld { name, major, minor });
+        }
+        // SAFETY: `gpu` comes from the driver; the context is released with the device.
+        let context =
+            unsafe { result::primary_ctx::retain(gpu) }.map_err(fail("cuDevicePrimaryCtxRetain"))?;
+        // SAFETY: the context was just retained.
+        unsafe { result::ctx::set_current(context) }.map_err(fail("cuCtxSetCurrent"))?;
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(fail("cuStreamCreate"))?;
+        // SAFETY: the memory is used through `Staging` alone.
+        let memory = unsafe { result::malloc_host(STAGING_BYTES, 0) }.map_err(fail("cuMemHostAlloc"))?;
+        Ok(Arc::new(Self {
+            context,
+            stream,
+            facts,
+            modules: super::launch::load_modules()?,
+            functions: Mutex::default(),
+            staging: Mutex::new(Staging {
+                memory: memory.cast(),
+                used: 0,
+            }),
+            allocated: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Makes the context current in this thread, as every call of the driver wants it.
+    pub(super) fn bind(&self) -> Result<(), BackendError> {
+        // SAFETY: the context lives as long as the device.
+        let bound = unsafe { result::ctx::set_current(self.context) };
+        bound.map_err(|error| failed("cuCtxSetCurrent", &error))
+    }
+
+    pub(super) fn allocated_bytes(&self) -> usize {
+        self.allocated.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn free_bytes(&self) -> Result<usize, BackendError> {
+        self.bind()?;
+        let info = result::mem_get_info();
+        info.map(|(free, _)| free)
+            .map_err(|error| failed("cuMemGetInfo", &error))
+    }
+
+    /// Zeroed memory.
+    pub(super) fn alloc(self: &Arc<Self>, bytes: usize, what: &str) -> Result<DeviceMemory, BackendError> {
+        self.bind()?;
+        // Room for a wide access past the end of a short row.
+        let size = bytes.next_multiple_of(256).max(256);
+        // SAFETY: the memory is owned by `DeviceMemory` from here on.
+        let address = match unsafe { result::malloc_sync(size) } {
+            Ok(address) => address,
+            Err(result::DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                return Err(BackendError::OutOfMemory {
+                    device: DEVICE,
+                    what: what.to_owned(),
+                    needed: bytes,
+                    available: self.free_bytes()?,
+                });
+            }
+            Err(error) => return Err(failed("cuMemAlloc", &error)),
+        };
+        self.allocated.fetch_add(size, Ordering::Relaxed);
+        let memory = DeviceMemory {
+            device: Arc::clone(self),
+            address,
+            size,
+        };
+        // SAFETY: the range was just allocated.
+        check("cuMemsetD8Async", unsafe {
+            sys::cuMemsetD8Async(address, 0, size, self.stream)
+        })?;
+        Ok(memory)
+    }
+
+    /// Waits until the stream has done everything asked of it.
+    pub(super) fn synchronize(&self) -> Result<(), BackendError> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as the device.
+        check("cuStreamSynchronize", unsafe {
+            sys::cuStreamSynchronize(self.stream)
+        })
+    }
+
+    /// Copies `bytes` to `offset` of `to`, in the order of the stream, without waiting for it if they are few.
+    pub(super) fn upload(&self, bytes: &[u8], to: &DeviceMemory, offset: usize) -> Result<(), BackendError> {
+        to.check_range(offset, bytes.len())?;
+        self.bind()?;
+        let target = to.address + offset as u64;
+        let copy = |from: *const u8| {
+            // SAFETY: the target's range was checked; pageable memory is read before the call returns, staging
+            // memory is not written again before the stream has passed.
+            check("cuMemcpyHtoDAsync", unsafe {
+                sys::cuMemcpyHtoDAsync_v2(target, from.cast(), bytes.len(), self.stream)
+            })
+        };
+        if bytes.len() > STAGING_BYTES / 8 {
+            return copy(bytes.as_ptr());
+        }
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if staging.used + bytes.len() > STAGING_BYTES {
+            self.synchronize()?;
+            staging.used = 0;
+        }
+        // SAFETY: within the staging memory, in a part that no copy in flight reads.
+        let from = unsafe { staging.memory.add(staging.used) };
+        // SAFETY: as above, and the two cannot overlap.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), from, bytes.len()) };
+        staging.used = (staging.used + bytes.len()).next_multiple_of(256);
+        copy(from)
+    }
+
+    /// Copies the front of `from` into `bytes`, after everything asked of the stream before.
+    pub(super) fn download(&self, from: &DeviceMemory, bytes: &mut [u8]) -> Result<(), BackendError> {
+        from.check_range(0, bytes.len())?;
+        self.bind()?;
+        // SAFETY: both ranges are valid, and `bytes` is borrowed until the copy is done.
+        check("cuMemcpyDtoHAsync", unsafe {
+            sys::cuMemcpyDtoHAsync_v2(
+                bytes.as_mut_ptr().cast::<c_void>(),
+                from.address,
+                bytes.len(),
+                self.stream,
+            )
+        })?;
+        self.synchronize()
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if self.bind().is_ok() {
+            let staging = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: nothing is left that uses what is given back here; a failure leaves it to the process's end.
+            unsafe {
+                let _ = sys::cuStreamSynchronize(self.stream);
+                let _ = sys::cuMemFreeHost(staging.memory.cast());
+                for module in &self.modules {
+                    let _ = sys::cuModuleUnload(*module);
+                }
+                let _ = sys::cuStreamDestroy_v2(self.stream);
+            }
+        }
+    }
+}
+
+/// A range of the GPU's memory.
+pub(super) struct DeviceMemory {
+    device: Arc<Device>,
+    address: u64,
+    size: usize,
+}
+
+impl DeviceMemory {
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    fn check_range(&self, offset: usize, len: usize) -> Result<(), BackendError> {
+        crate::cpu::check_len("the buffer's bytes", self.size, offset + len)
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        self.device.allocated.fetch_sub(self.size, Ordering::Relaxed);
+        if self.device.bind().is_ok() {
+            // SAFETY: allocated with `cuMemAlloc` and freed once; the call waits for what still uses it.
+            let _ = unsafe { result::free_sync(self.address) };
+        }
+    }
+}
+
+fn facts(gpu: sys::CUdevice) -> Result<GpuFacts, result::DriverError> {
+    use sys::CUdevice_attribute as Attribute;
+    // SAFETY: `gpu` comes from the driver.
+    let attribute = |which| unsafe { result::device::get_attribute(gpu, which) };
+    Ok(GpuFacts {
+        name: result::device::get_name(gpu)?,
+        capability: (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        num_sms: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+        // SAFETY: as above.
+        memory_bytes: unsafe { result::device::total_mem(gpu)? },
+    })
+}

@@ -1,0 +1,179 @@
+//! The compiled kernels, and how one is launched.
+
+use std::{ffi::CString, ffi::c_void, ptr, sync::PoisonError};
+
+use cudarc::driver::sys;
+
+use crate::{
+    backend::BackendError,
+    cuda::{
+        DEVICE,
+        device::{Device, check},
+    },
+};
+
+/// Fatbins are read in words.
+#[repr(C, align(64))]
+struct Aligned<T: ?Sized>(T);
+
+include!(concat!(env!("OUT_DIR"), "/images.rs"));
+
+/// Most arguments of a kernel.
+const MAX_ARGUMENTS: usize = 20;
+
+#[derive(Clone, Copy)]
+pub(super) struct Function(sys::CUfunction);
+
+// SAFETY: a handle that the driver lets any thread use.
+unsafe impl Send for Function {}
+
+/// Loads every image into the current context.
+pub(super) fn load_modules() -> Result<Vec<sys::CUmodule>, BackendError> {
+    let load = |image: &&Aligned<[u8]>| {
+        let mut module = ptr::null_mut();
+        // SAFETY: the image is a fatbin that nvcc wrote; the driver copies what it needs.
+        check("cuModuleLoadData", unsafe {
+            sys::cuModuleLoadData(&raw mut module, image.0.as_ptr().cast())
+        })?;
+        Ok(module)
+    };
+    IMAGES.iter().map(load).collect()
+}
+
+impl Device {
+    /// A launch of the kernel `name`, to be filled in.
+    pub(super) fn kernel(&self, name: &str) -> Result<Launch<'_>, BackendError> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        let function = match functions.get(name) {
+            Some(function) => *function,
+            None => {
+                let function = self.find(name)?;
+                functions.insert(name.to_owned(), function);
+                function
+            }
+        };
+        Ok(Launch {
+            device: self,
+            function,
+            grid: [1; 3],
+            threads: 128,
+            shared_bytes: 0,
+            arguments: [0; MAX_ARGUMENTS],
+            count: 0,
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<Function, BackendError> {
+        self.bind()?;
+        let symbol = CString::new(name).map_err(|_| no_kernel(name))?;
+        for module in &self.modules {
+            let mut function = ptr::null_mut();
+            // SAFETY: the module is loaded, the name ends with a zero.
+            let answer = unsafe { sys::cuModuleGetFunction(&raw mut function, *module, symbol.as_ptr()) };
+            if answer == sys::CUresult::CUDA_SUCCESS {
+                return Ok(Function(function));
+            }
+        }
+        Err(no_kernel(name))
+    }
+}
+
+fn no_kernel(name: &str) -> BackendError {
+    BackendError::Device {
+        device: DEVICE,
+        what: format!("there is no kernel {name}: these element types do not go together"),
+    }
+}
+
+/// A kernel with its grid and arguments, which are given in the kernel's order.
+pub(super) struct Launch<'a> {
+    device: &'a Device,
+    function: Function,
+    grid: [usize; 3],
+    threads: usize,
+    shared_bytes: usize,
+    /// Each in its first bytes, as a little-endian machine lays them out.
+    arguments: [u64; MAX_ARGUMENTS],
+    count: usize,
+}
+
+impl Launch<'_> {
+    pub(super) fn grid(mut self, x: usize, y: usize, z: usize) -> Self {
+        self.grid = [x, y, z];
+        self
+    }
+
+    pub(super) fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
+        self
+    }
+
+    /// Bytes of dynamic shared memory, at most 48 KiB.
+    pub(super) fn shared(mut self, bytes: usize) -> Self {
+        self.shared_bytes = bytes;
+        self
+    }
+
+    /// A pointer or a `size_t`.
+    pub(super) fn wide(mut self, value: u64) -> Self {
+        self.arguments[self.count] = value;
+        self.count += 1;
+        self
+    }
+
+    /// An `int` or `uint32_t`.
+    pub(super) fn int(self, value: usize) -> Self {
+        self.wide(value as u32 as u64)
+    }
+
+    pub(super) fn float(self, value: f32) -> Self {
+        self.wide(u64::from(value.to_bits()))
+    }
+
+    /// Launches, unless the grid is empty.
+    pub(super) fn run(mut self) -> Result<(), BackendError> {
+        if self.grid.contains(&0) {
+            return Ok(());
+        }
+        self.device.bind()?;
+        let mut pointers = [ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
+        for (pointer, argument) in pointers.iter_mut().zip(&mut self.arguments) {
+            *pointer = (&raw mut *argument).cast();
+        }
+        let mut overlap = programmatic_serialization();
+        let config = sys::CUlaunchConfig {
+            gridDimX: self.grid[0] as u32,
+            gridDimY: self.grid[1] as u32,
+            gridDimZ: self.grid[2] as u32,
+            blockDimX: self.threads as u32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared_bytes as u32,
+            hStream: self.device.stream,
+            attrs: &raw mut overlap,
+            // Before Hopper kernels cannot say that their successor may begin.
+            numAttrs: u32::from(self.device.facts.capability >= (9, 0)),
+        };
+        // SAFETY: grid and arguments are those of the kernel (a test launches each); every pointer among them is into a
+        // buffer that was checked to be long enough and that outlives the stream's work, because freeing waits.
+        check("cuLaunchKernelEx", unsafe {
+            sys::cuLaunchKernelEx(
+                &raw const config,
+                self.function.0,
+                pointers.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        })
+    }
+}
+
+/// Lets a kernel begin before its predecessor has ended; `await_predecessor` in common.cuh keeps the order.
+fn programmatic_serialization() -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue {
+            programmaticStreamSerializationAllowed: 1,
+        },
+    }
+}

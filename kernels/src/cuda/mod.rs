@@ -1,0 +1,173 @@
+//! The CUDA backend: one NVIDIA GPU, compute capability 8.0 or higher.
+//!
+//! The driver and cuBLASLt are loaded at run time. Kernels are in `cuda/*.cu`, compiled when this crate is built.
+//! Everything runs in the order of one stream; the host waits only where it reads results. Activations and weight
+//! matrices are of one [`Element`] type; norm weights, biases, residual sums and logits are f32.
+//!
+//! Indices (token ids, slots, block tables, positions) are not checked here, which would mean to wait for them: the
+//! runtime builds them from what it has checked.
+#![allow(unsafe_code)]
+
+mod activation;
+mod attention;
+mod buffer;
+mod device;
+mod launch;
+mod linear;
+mod matmul;
+mod norm;
+mod pooling;
+mod recorded;
+mod sampling;
+mod weight;
+
+use std::sync::Arc;
+
+use crate::{
+    backend::{Backend, BackendError, BackendTypes, KvDtype, KvLayout, KvPrecision, StepShape},
+    tensor::HostTensor,
+};
+
+pub use attention::CudaKvCache;
+pub use buffer::{CudaBuffer, CudaIndices, Element};
+pub use device::{CudaUnavailable, GpuFacts};
+pub use recorded::Recorded;
+pub use weight::CudaWeight;
+
+use device::Device;
+
+/// Name of this device in errors, logs and the model card.
+pub const DEVICE: &str = "cuda";
+
+/// A GPU as a device.
+pub struct CudaBackend {
+    device: Arc<Device>,
+    element: Element,
+    matmul: Option<matmul::Matmul>,
+    sampling: sampling::Scratch,
+}
+
+impl CudaBackend {
+    /// GPU `ordinal`, computing with `element`.
+    ///
+    /// # Errors
+    /// [`CudaUnavailable`]: no driver, no such GPU, or one that is too old.
+    pub fn new(ordinal: usize, element: Element) -> Result<Self, CudaUnavailable> {
+        let device = Device::open(ordinal)?;
+        Ok(Self {
+            matmul: matmul::Matmul::open(&device)?,
+            device,
+            element,
+            sampling: sampling::Scratch::default(),
+        })
+    }
+
+    /// What the GPU is.
+    pub fn facts(&self) -> &GpuFacts {
+        &self.device.facts
+    }
+
+    /// Whether large products run on cuBLASLt; without its library they are cut into small ones, which is slow.
+    pub fn has_matmul(&self) -> bool {
+        self.matmul.is_some()
+    }
+
+    /// Waits until everything asked for is done: for measurements.
+    ///
+    /// # Errors
+    /// What went wrong on the device since it last answered.
+    pub fn synchronize(&self) -> Result<(), BackendError> {
+        self.device.synchronize()
+    }
+}
+
+impl BackendTypes for CudaBackend {
+    type Buffer = CudaBuffer;
+    type Indices = CudaIndices;
+    type Weight = CudaWeight;
+    type KvCache = CudaKvCache;
+    type Recorded = Recorded;
+}
+
+impl Backend for CudaBackend {
+    fn device_name(&self) -> &'static str {
+        DEVICE
+    }
+
+    fn alloc(&self, len: usize) -> Result<CudaBuffer, BackendError> {
+        CudaBuffer::alloc(&self.device, self.element, len, "activations")
+    }
+
+    fn alloc_f32(&self, len: usize) -> Result<CudaBuffer, BackendError> {
+        CudaBuffer::alloc(&self.device, Element::F32, len, "activations")
+    }
+
+    fn alloc_indices(&self, len: usize) -> Result<CudaIndices, BackendError> {
+        CudaIndices::alloc(&self.device, len)
+    }
+
+    fn write(&self, src: &[f32], dst: &mut CudaBuffer) -> Result<(), BackendError> {
+        dst.write(&self.device, src)
+    }
+
+    fn write_indices(&self, src: &[u32], dst: &mut CudaIndices) -> Result<(), BackendError> {
+        dst.write(&self.device, src)
+    }
+
+    fn read_into(&self, src: &CudaBuffer, dst: &mut [f32]) -> Result<(), BackendError> {
+        src.read(&self.device, dst)
+    }
+
+    fn read_indices_into(&self, src: &CudaIndices, dst: &mut [u32]) -> Result<(), BackendError> {
+        src.read(&self.device, dst)
+    }
+
+    /// Every format becomes the element type of this backend.
+    fn prepare_weight(&self, parts: &[HostTensor]) -> Result<CudaWeight, BackendError> {
+        CudaWeight::prepare(&self.device, self.element, parts)
+    }
+
+    fn prepare_vector(&self, parts: &[HostTensor]) -> Result<CudaBuffer, BackendError> {
+        weight::prepare_vector(&self.device, parts)
+    }
+
+    fn prepare_rope(&self, inv_freq: &[f32], max_positions: usize) -> Result<CudaBuffer, BackendError> {
+        let mut table = Vec::with_capacity(max_positions * 2 * inv_freq.len());
+        for position in 0..max_positions {
+            let angle = |freq: &f32| f64::from(position as f32 * freq);
+            table.extend(inv_freq.iter().map(|freq| angle(freq).cos() as f32));
+            table.extend(inv_freq.iter().map(|freq| angle(freq).sin() as f32));
+        }
+        let mut buffer = CudaBuffer::alloc(&self.device, Element::F32, table.len(), "the rotary table")?;
+        buffer.write(&self.device, &table)?;
+        Ok(buffer)
+    }
+
+    fn kv_dtype(&self, _: KvPrecision) -> KvDtype {
+        match self.element {
+            Element::F32 => KvDtype::F32,
+            Element::F16 | Element::Bf16 => KvDtype::F16,
+        }
+    }
+
+    fn alloc_kv_cache(&self, layout: &KvLayout) -> Result<CudaKvCache, BackendError> {
+        CudaKvCache::alloc(&self.device, layout, self.element)
+    }
+
+    fn allocated_bytes(&self) -> usize {
+        self.device.allocated_bytes()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.device.free_bytes().ok().map(|bytes| bytes as u64)
+    }
+
+    fn run_recorded(
+        &self,
+        recorded: &mut Recorded,
+        shape: StepShape,
+        launch: &mut dyn FnMut() -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        recorded.run(&self.device, shape, launch)
+    }
+}

@@ -1,0 +1,194 @@
+//! Sampling: the host says how each row is drawn, the device draws.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    backend::BackendError,
+    cpu::shape_error,
+    cuda::{CudaBackend, CudaBuffer, CudaIndices, Element, device::DeviceMemory},
+    ops::{SampleRow, SamplingOps, TokenLogprobs},
+};
+
+/// Words of `Row` and of `Change` in cuda/sampling.cu.
+const ROW_WORDS: usize = 14;
+const CHANGE_WORDS: usize = 5;
+const THREADS: usize = 1024;
+
+/// Memory for what the host says; grown when a step needs more.
+#[derive(Default)]
+pub(super) struct Scratch(Mutex<Option<(DeviceMemory, DeviceMemory)>>);
+
+impl SamplingOps for CudaBackend {
+    fn sample(
+        &self,
+        logits: &CudaBuffer,
+        vocab: usize,
+        rows: &[SampleRow<'_>],
+        out: &mut CudaIndices,
+    ) -> Result<(), BackendError> {
+        check_logits("sample", logits, vocab, rows.len())?;
+        out.check("sample: out", rows.len())?;
+        let (mut row_words, mut change_words) = (Vec::new(), Vec::new());
+        for row in rows {
+            let changes = changes(row, vocab)?;
+            push_row(
+                row,
+                change_words.len() / CHANGE_WORDS,
+                changes.len(),
+                &mut row_words,
+            );
+            for (id, change) in changes {
+                let seen = u32::from(change.seen);
+                change_words.extend([id, change.bias.to_bits(), change.count, seen, 0]);
+            }
+        }
+        let mut scratch = self.sampling.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = scratch.as_ref().is_some_and(|(rows, changes)| {
+            rows.size() >= row_words.len() * 4 && changes.size() >= change_words.len() * 4
+        });
+        if !fits {
+            let what = "what a step samples with";
+            *scratch = Some((
+                self.device.alloc((row_words.len() * 8).max(1 << 16), what)?,
+                self.device.alloc((change_words.len() * 8).max(1 << 20), what)?,
+            ));
+        }
+        let Some((row_memory, change_memory)) = scratch.as_ref() else {
+            return Err(shape_error("sample: no memory for the rows".to_owned()));
+        };
+        self.device.upload(&bytes_of(&row_words), row_memory, 0)?;
+        if !change_words.is_empty() {
+            self.device.upload(&bytes_of(&change_words), change_memory, 0)?;
+        }
+        self.device
+            .kernel("sample_rows")?
+            .grid(rows.len(), 1, 1)
+            .threads(THREADS)
+            .wide(logits.address())
+            .int(vocab)
+            .wide(row_memory.address())
+            .wide(change_memory.address())
+            .wide(out.address())
+            .run()
+    }
+
+    fn logprobs(
+        &self,
+        logits: &CudaBuffer,
+        vocab: usize,
+        row: usize,
+        token: u32,
+        top: usize,
+    ) -> Result<TokenLogprobs, BackendError> {
+        check_logits("logprobs", logits, vocab, row + 1)?;
+        if token as usize >= vocab {
+            return Err(shape_error(format!(
+                "logprobs: token {token} of a vocabulary of {vocab}"
+            )));
+        }
+        let top = top.min(vocab);
+        let values = CudaBuffer::alloc(&self.device, Element::F32, 1 + top, "log probabilities")?;
+        let ids = CudaIndices::alloc(&self.device, top)?;
+        self.device
+            .kernel("logprobs_row")?
+            .threads(THREADS)
+            .wide(logits.address() + (row * vocab * Element::F32.size()) as u64)
+            .int(vocab)
+            .int(token as usize)
+            .int(top)
+            .wide(values.address())
+            .wide(ids.address())
+            .run()?;
+        let (mut logprobs, mut tokens) = (vec![0.0; 1 + top], vec![0; top]);
+        values.read(&self.device, &mut logprobs)?;
+        ids.read(&self.device, &mut tokens)?;
+        let likeliest = tokens.into_iter().zip(logprobs[1..].iter().copied());
+        Ok(TokenLogprobs {
+            chosen: logprobs[0],
+            top: likeliest.take_while(|(_, logprob)| !logprob.is_nan()).collect(),
+        })
+    }
+}
+
+/// What happens to the logit of one id.
+#[derive(Clone, Copy, Default)]
+struct Change {
+    bias: f32,
+    /// In what was generated.
+    count: u32,
+    /// Anywhere, if that is penalised.
+    seen: bool,
+}
+
+/// The ids of `row` whose logits change.
+fn changes(row: &SampleRow<'_>, vocab: usize) -> Result<BTreeMap<u32, Change>, BackendError> {
+    let mut changes = BTreeMap::<u32, Change>::new();
+    for &(id, bias) in row.logit_bias {
+        changes.entry(id).or_default().bias += bias;
+    }
+    let repeats = row.repetition_penalty != 1.0;
+    let counts = row.presence_penalty != 0.0 || row.frequency_penalty != 0.0;
+    if repeats {
+        for &id in row.prompt.iter().chain(row.generated) {
+            changes.entry(id).or_default().seen = true;
+        }
+    }
+    if counts {
+        for &id in row.generated {
+            changes.entry(id).or_default().count += 1;
+        }
+    }
+    match changes.last_key_value() {
+        Some((&id, _)) if id as usize >= vocab => Err(shape_error(format!(
+            "sample: a bias or penalty names token {id} of a vocabulary of {vocab}"
+        ))),
+        _ => Ok(changes),
+    }
+}
+
+/// As `struct Row`.
+fn push_row(row: &SampleRow<'_>, first_change: usize, num_changes: usize, words: &mut Vec<u32>) {
+    let start = words.len();
+    // Bounded, so that zero (the likeliest token's distance) stays zero.
+    let inverse_temperature = row.temperature.recip().min(f32::MAX);
+    words.extend(
+        [
+            row.temperature,
+            inverse_temperature,
+            row.top_p,
+            row.min_p,
+            row.repetition_penalty,
+            row.presence_penalty,
+            row.frequency_penalty,
+        ]
+        .map(f32::to_bits),
+    );
+    words.push(row.top_k);
+    for wide in [row.seed, row.position] {
+        words.extend([wide as u32, (wide >> 32) as u32]);
+    }
+    words.extend([first_change as u32, num_changes as u32]);
+    debug_assert_eq!(words.len() - start, ROW_WORDS);
+}
+
+fn bytes_of(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn check_logits(what: &str, logits: &CudaBuffer, vocab: usize, rows: usize) -> Result<(), BackendError> {
+    if vocab == 0 || i32::try_from(vocab).is_err() {
+        return Err(shape_error(format!(
+            "{what}: a vocabulary has 1 to 2^31 - 1 tokens, not {vocab}"
+        )));
+    }
+    if logits.element() != Element::F32 {
+        return Err(shape_error(format!(
+            "{what}: logits are f32, not {}",
+            logits.element().name()
+        )));
+    }
+    logits.check(what, rows * vocab)
+}
