@@ -63,6 +63,10 @@ bench-kernels: ## Every CPU kernel against this machine's measured limits
 bench-router: ## What the router adds to a request
 	cargo bench -q -p ferrum-router --bench overhead
 
+.PHONY: cuda-toolkit
+cuda-toolkit: ## Fetch nvcc (from PyPI, 300 MB) into .cache/cuda-toolkit, for builds with the feature cuda
+	@scripts/gpu/fetch-toolkit.sh
+
 .PHONY: build
 build: ## Build the ferrum program in release mode
 	cargo build --release -p ferrum-cli

@@ -41,15 +41,35 @@ fn every_operation_has_a_row_and_every_row_an_operation() {
         .lines()
         .filter_map(|line| line.strip_prefix("| `"))
         .filter_map(|rest| Some(rest.split_once('`')?.0.to_owned()))
+        .filter(|name| !name.ends_with(".cu"))
         .collect();
     assert_eq!(rows, operations);
+}
+
+#[test]
+fn every_cuda_file_has_a_row() {
+    let files: BTreeSet<String> = fs::read_dir(root().join("cuda"))
+        .expect("cuda")
+        .map(|entry| format!("cuda/{}", entry.expect("an entry").file_name().display()))
+        .filter(|name| name.ends_with(".cu"))
+        .collect();
+    assert!(files.len() > 5, "{files:?}");
+    let table = table();
+    let rows: BTreeSet<String> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `cuda/"))
+        .filter_map(|rest| Some(format!("cuda/{}", rest.split_once('`')?.0)))
+        .collect();
+    assert_eq!(rows, files);
 }
 
 #[test]
 fn every_file_that_the_table_names_exists() {
     let table = table();
     let names = table.split('`').skip(1).step_by(2);
-    let files: Vec<&str> = names.filter(|name| name.ends_with(".rs")).collect();
+    let files: Vec<&str> = names
+        .filter(|name| name.ends_with(".rs") || name.ends_with(".cu"))
+        .collect();
     assert!(files.len() > 20, "{files:?}");
     for file in files {
         assert!(root().join(file).is_file(), "{file}");

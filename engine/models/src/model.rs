@@ -38,6 +38,9 @@ pub trait CausalLm<B: Backend>: Send {
         batch: &ForwardBatch<B>,
         cache: &mut B::KvCache,
     ) -> Result<&B::Buffer, BackendError>;
+
+    /// The buffer that [`Self::forward`] returns, always the same.
+    fn logits(&self) -> &B::Buffer;
 }
 
 /// An encoder with pooling.

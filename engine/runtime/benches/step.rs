@@ -60,6 +60,10 @@ impl CausalLm<MockBackend> for NullModel {
     ) -> Result<&Vec<f32>, BackendError> {
         Ok(&self.logits)
     }
+
+    fn logits(&self) -> &Vec<f32> {
+        &self.logits
+    }
 }
 
 /// Microseconds a step of `num_seqs` sequences that decode from 2,000 to 3,000 tokens.

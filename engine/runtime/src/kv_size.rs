@@ -20,8 +20,17 @@ pub(crate) struct KvDemand {
     pub(crate) max_model_len: Option<usize>,
     /// Longest sequence of the model.
     pub(crate) model_max_len: usize,
-    /// Free memory, where the system says.
-    pub(crate) available_bytes: Option<u64>,
+    /// Free memory, where it is known.
+    pub(crate) free: FreeMemory,
+}
+
+/// Memory that the cache may come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum FreeMemory {
+    /// Of a machine that others use too; `None` where the system does not say.
+    Shared(Option<u64>),
+    /// Of a GPU that is the engine's alone.
+    Own(u64),
 }
 
 /// The size.
@@ -60,17 +69,20 @@ impl KvDemand {
             kv_cache_memory,
             max_model_len,
             model_max_len,
-            available_bytes,
+            free,
         } = self;
         let wanted_len = max_model_len.unwrap_or(model_max_len);
         let block_bytes = block_bytes.max(1) as u64;
         let (granted, limit) = match kv_cache_memory {
             Some(bytes) => (bytes, "--kv-cache-memory"),
-            None => {
-                let wanted = (DEFAULT_SEQUENCES * blocks_for(wanted_len)) as u64 * block_bytes;
-                let quarter = available_bytes.map_or(u64::MAX, |bytes| bytes / FREE_MEMORY_DIVISOR);
-                (wanted.min(quarter), "a quarter of the free memory")
-            }
+            None => match free {
+                FreeMemory::Shared(bytes) => {
+                    let wanted = (DEFAULT_SEQUENCES * blocks_for(wanted_len)) as u64 * block_bytes;
+                    let quarter = bytes.map_or(u64::MAX, |bytes| bytes / FREE_MEMORY_DIVISOR);
+                    (wanted.min(quarter), "a quarter of the free memory")
+                }
+                FreeMemory::Own(bytes) => (bytes / 10 * 9, "nine tenths of the GPU's free memory"),
+            },
         };
         let num_blocks = usize::try_from((granted / block_bytes).min(MAX_BLOCKS)).unwrap_or(usize::MAX);
         // The last token of a sequence is drawn and not cached.
@@ -121,7 +133,7 @@ mod tests {
         kv_cache_memory: None,
         max_model_len: None,
         model_max_len: 8192,
-        available_bytes: Some(64 << 30),
+        free: FreeMemory::Shared(Some(64 << 30)),
     };
 
     #[test]
@@ -149,7 +161,7 @@ mod tests {
     #[test]
     fn at_most_a_quarter_of_the_free_memory_is_taken() {
         let little = KvDemand {
-            available_bytes: Some(400 * 368_640),
+            free: FreeMemory::Shared(Some(400 * 368_640)),
             ..DEMAND
         };
         assert_eq!(
@@ -157,6 +169,21 @@ mod tests {
             Ok(KvSize {
                 num_blocks: 100,
                 max_model_len: 1601
+            })
+        );
+    }
+
+    #[test]
+    fn a_gpu_gives_nine_tenths_of_what_is_free() {
+        let gpu = KvDemand {
+            free: FreeMemory::Own(100_000 * 368_640),
+            ..DEMAND
+        };
+        assert_eq!(
+            gpu.decide(),
+            Ok(KvSize {
+                num_blocks: 90_000,
+                max_model_len: 8192
             })
         );
     }

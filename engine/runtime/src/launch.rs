@@ -17,7 +17,7 @@ use crate::{
     Generator, TextEmbedder,
     block_pool::BLOCK_SIZE,
     engine::panic_message,
-    kv_size::{KvCacheTooSmall, KvDemand, KvSize},
+    kv_size::{FreeMemory, KvCacheTooSmall, KvDemand, KvSize},
     memory::available_bytes,
 };
 
@@ -37,6 +37,10 @@ pub enum LaunchFailure {
     /// A configuration that contradicts itself.
     #[error(transparent)]
     Config(#[from] LaunchError),
+    /// The device is not there, or cannot be used.
+    #[cfg(feature = "cuda")]
+    #[error("device cuda cannot be used: {0}")]
+    Device(#[from] ferrum_kernels::cuda::CudaUnavailable),
     /// A cache in which no sequence of the length asked for fits.
     #[error(transparent)]
     KvCacheTooSmall(#[from] KvCacheTooSmall),
@@ -94,12 +98,67 @@ pub fn launch(
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             launch.run(Arc::new(CpuBackend::new(config.threads.unwrap_or_else(cores))))
         }
-        Device::Cuda => Err(LaunchFailure::Config(LaunchError {
-            flag: "device",
-            value: config.device.to_string(),
-            allowed: "cpu, as this build has no CUDA backend",
-        })),
+        Device::Cuda => run_on_cuda(&launch),
     }
+}
+
+/// Whether the device that `config` asks for is there; to be asked before a model is fetched.
+///
+/// # Errors
+/// [`LaunchFailure::Config`] if this build has no such device, [`LaunchFailure::Device`] if this machine has none.
+pub fn check_device(config: &LaunchConfig) -> Result<(), LaunchFailure> {
+    match config.device {
+        Device::Cpu => Ok(()),
+        Device::Cuda => check_cuda(config),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_cuda(config: &LaunchConfig) -> Result<(), LaunchFailure> {
+    Err(LaunchFailure::Config(LaunchError {
+        flag: "device",
+        value: config.device.to_string(),
+        allowed: "cpu, as this build has no CUDA backend (feature `cuda`)",
+    }))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn run_on_cuda(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
+    Err(check_cuda(launch.config).map_or_else(|refusal| refusal, |()| unreachable!("this build has no CUDA")))
+}
+
+#[cfg(feature = "cuda")]
+fn check_cuda(config: &LaunchConfig) -> Result<(), LaunchFailure> {
+    if config.tensor_parallel != 1 {
+        return Err(LaunchFailure::Config(LaunchError {
+            flag: "tensor-parallel",
+            value: config.tensor_parallel.to_string(),
+            allowed: "1: an engine runs on one GPU so far",
+        }));
+    }
+    ferrum_kernels::cuda::probe(0)?;
+    Ok(())
+}
+
+#[cfg(feature = "cuda")]
+fn run_on_cuda(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
+    use ferrum_engine::Dtype;
+    use ferrum_kernels::cuda::{CudaBackend, Element};
+
+    check_cuda(launch.config)?;
+    let stored = launch.checkpoint.facts().weights.as_str();
+    let element = match (launch.config.dtype, stored) {
+        (Dtype::F32, _) | (Dtype::Auto, "f32" | "gguf F32") => Element::F32,
+        (Dtype::F16, _) | (Dtype::Auto, "f16" | "gguf F16") => Element::F16,
+        (Dtype::Bf16 | Dtype::Auto, _) => Element::Bf16,
+    };
+    let backend = CudaBackend::new(0, element)?;
+    let (gpu, computes_with) = (&*backend.facts().name, element.name());
+    tracing::info!(gpu, computes_with, "the GPU is ready");
+    if !backend.has_matmul() {
+        tracing::warn!("libcublasLt.so.13 cannot be loaded: prompts will be slow");
+    }
+    launch.run(Arc::new(backend))
 }
 
 struct Launch<'a> {
@@ -181,7 +240,9 @@ impl Launch<'_> {
             kv_cache_memory: self.config.kv_cache_memory,
             max_model_len: self.config.max_model_len,
             model_max_len: model.max_model_len(),
-            available_bytes: available_bytes(),
+            free: backend
+                .free_bytes()
+                .map_or_else(|| FreeMemory::Shared(available_bytes()), FreeMemory::Own),
         };
         let KvSize {
             num_blocks,

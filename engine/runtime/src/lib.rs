@@ -24,4 +24,4 @@ pub mod scheduler;
 pub use embedder::TextEmbedder;
 pub use generator::Generator;
 pub use kv_size::KvCacheTooSmall;
-pub use launch::{LaunchFailure, Launched, launch};
+pub use launch::{LaunchFailure, Launched, check_device, launch};

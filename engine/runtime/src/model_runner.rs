@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ferrum_engine::TokenLogprob;
-use ferrum_kernels::{Backend, BackendError, ops::SampleRow};
+use ferrum_kernels::{Backend, BackendError, backend::StepShape, ops::SampleRow};
 use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
 
 use crate::{
@@ -19,8 +19,12 @@ pub struct ModelRunner<B: Backend> {
     cache: B::KvCache,
     inputs: ForwardBatch<B>,
     staging: Staging,
+    /// Most blocks of a sequence.
+    max_blocks: usize,
     /// `(max_num_seqs)`
     drawn: B::Indices,
+    /// Decode steps that the device plays back. They use the buffers above, which never move.
+    recorded: B::Recorded,
 }
 
 /// What a step has drawn, one entry for each row that samples, in order.
@@ -65,7 +69,9 @@ impl<B: Backend> ModelRunner<B> {
             cache,
             inputs,
             staging: Staging::default(),
+            max_blocks: blocks_for(max_model_len),
             drawn,
+            recorded: B::Recorded::default(),
         })
     }
 
@@ -75,7 +81,7 @@ impl<B: Backend> ModelRunner<B> {
     /// What the device reports.
     pub fn prepare(&mut self, batch: &ScheduledBatch, sequences: &[Sequence]) -> Result<(), BackendError> {
         let (staging, inputs) = (&mut self.staging, &mut self.inputs);
-        staging.gather(batch, sequences);
+        staging.gather(batch, sequences, self.max_blocks);
         inputs.num_tokens = staging.ids.len();
         inputs.num_seqs = batch.rows.len();
         inputs.num_logit_rows = staging.logit_rows.len();
@@ -99,10 +105,8 @@ impl<B: Backend> ModelRunner<B> {
     /// # Errors
     /// What the model or the device reports.
     pub fn forward(&mut self, batch: &ScheduledBatch, sequences: &[Sequence]) -> Result<Drawn, BackendError> {
-        let vocab = self.model.vocab_size();
-        let logits = self
-            .model
-            .forward(&*self.backend, &self.inputs, &mut self.cache)?;
+        self.compute()?;
+        let (vocab, logits) = (self.model.vocab_size(), self.model.logits());
         let sampled: Vec<&Sequence> = batch
             .rows
             .iter()
@@ -135,10 +139,32 @@ impl<B: Backend> ModelRunner<B> {
             .collect::<Result<_, BackendError>>()?;
         Ok(Drawn { tokens, logprobs })
     }
+
+    /// The model's part of a step.
+    fn compute(&mut self) -> Result<(), BackendError> {
+        let Self {
+            backend,
+            model,
+            cache,
+            inputs,
+            recorded,
+            ..
+        } = self;
+        let decodes_only = inputs.num_tokens == inputs.num_seqs && inputs.num_logit_rows == inputs.num_seqs;
+        let shape = StepShape {
+            num_seqs: inputs.num_seqs,
+            max_blocks: inputs.max_blocks,
+        };
+        let mut launch = || model.forward(&**backend, inputs, cache).map(drop);
+        match decodes_only {
+            true => backend.run_recorded(recorded, shape, &mut launch),
+            false => launch(),
+        }
+    }
 }
 
 impl Staging {
-    fn gather(&mut self, batch: &ScheduledBatch, sequences: &[Sequence]) {
+    fn gather(&mut self, batch: &ScheduledBatch, sequences: &[Sequence], max_blocks: usize) {
         let Self {
             ids,
             positions,
@@ -166,6 +192,8 @@ impl Staging {
             .map(|row| blocks(row.index).len())
             .max()
             .unwrap_or(0);
+        // Few strides, so that few steps differ in their shape; a table has room for the longest sequence.
+        let stride = stride.next_power_of_two().min(max_blocks).max(stride);
         cu_seqlens_q.push(0);
         for row in &batch.rows {
             let sequence = &sequences[row.index];

@@ -105,25 +105,8 @@ fn failed(call: &str, error: &result::DriverError) -> BackendError {
 
 impl Device {
     pub(super) fn open(ordinal: usize) -> Result<Arc<Self>, CudaUnavailable> {
-        // SAFETY: only looks for the driver's library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(CudaUnavailable::NoDriver);
-        }
-        result::init().map_err(|error| CudaUnavailable::NoGpu {
-            reason: error.to_string(),
-        })?;
+        let (gpu, facts) = probe(ordinal)?;
         let fail = |call: &'static str| move |error: result::DriverError| failed(call, &error);
-        let count = result::device::get_count().map_err(fail("cuDeviceGetCount"))? as usize;
-        if ordinal >= count {
-            return Err(CudaUnavailable::NoSuchGpu { ordinal, count });
-        }
-        let gpu = result::device::get(ordinal as i32).map_err(fail("cuDeviceGet"))?;
-        let facts = facts(gpu).map_err(fail("cuDeviceGetAttribute"))?;
-        if facts.capability < (8, 0) {
-            let (major, minor) = facts.capability;
-            let name = facts.name;
-            return Err(CudaUnavailable::TooOld { name, major, minor });
-        }
         // SAFETY: `gpu` comes from the driver; the context is released with the device.
         let context =
             unsafe { result::primary_ctx::retain(gpu) }.map_err(fail("cuDevicePrimaryCtxRetain"))?;
@@ -296,6 +279,30 @@ impl Drop for DeviceMemory {
             let _ = unsafe { result::free_sync(self.address) };
         }
     }
+}
+
+/// The GPU, if it can be used.
+pub(super) fn probe(ordinal: usize) -> Result<(sys::CUdevice, GpuFacts), CudaUnavailable> {
+    // SAFETY: only looks for the driver's library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(CudaUnavailable::NoDriver);
+    }
+    result::init().map_err(|error| CudaUnavailable::NoGpu {
+        reason: error.to_string(),
+    })?;
+    let fail = |call: &'static str| move |error: result::DriverError| failed(call, &error);
+    let count = result::device::get_count().map_err(fail("cuDeviceGetCount"))? as usize;
+    if ordinal >= count {
+        return Err(CudaUnavailable::NoSuchGpu { ordinal, count });
+    }
+    let gpu = result::device::get(ordinal as i32).map_err(fail("cuDeviceGet"))?;
+    let facts = facts(gpu).map_err(fail("cuDeviceGetAttribute"))?;
+    if facts.capability < (8, 0) {
+        let (major, minor) = facts.capability;
+        let name = facts.name;
+        return Err(CudaUnavailable::TooOld { name, major, minor });
+    }
+    Ok((gpu, facts))
 }
 
 fn facts(gpu: sys::CUdevice) -> Result<GpuFacts, result::DriverError> {

@@ -39,6 +39,14 @@ use device::Device;
 /// Name of this device in errors, logs and the model card.
 pub const DEVICE: &str = "cuda";
 
+/// What GPU `ordinal` is, if it can be used.
+///
+/// # Errors
+/// [`CudaUnavailable`].
+pub fn probe(ordinal: usize) -> Result<GpuFacts, CudaUnavailable> {
+    device::probe(ordinal).map(|(_, facts)| facts)
+}
+
 /// A GPU as a device.
 pub struct CudaBackend {
     device: Arc<Device>,

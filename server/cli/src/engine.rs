@@ -61,6 +61,7 @@ async fn load_model(mut config: LaunchConfig, on_phase: PhaseSink) -> anyhow::Re
         .model
         .parse()
         .map_err(|error: hub::RefError| UsageError(error.to_string()))?;
+    ferrum_runtime::check_device(&config)?;
     let observer = FetchPhases {
         shown: DownloadProgress::new(),
         on_phase: Arc::clone(&on_phase),

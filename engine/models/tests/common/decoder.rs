@@ -2,21 +2,18 @@
 
 use std::path::Path;
 
-use ferrum_kernels::{
-    Backend,
-    cpu::{CpuBackend, CpuKvCache},
-};
+use ferrum_kernels::{Backend, cpu::CpuBackend};
 use ferrum_models::{CausalLm, ForwardBatch, LoadOptions, Model, open};
 
 const BLOCK_SIZE: usize = 16;
 /// Sequences that have blocks of their own.
 const NUM_SEQUENCES: usize = 4;
 
-pub(crate) struct Decoder {
-    pub(crate) backend: CpuBackend,
-    pub(crate) model: Box<dyn CausalLm<CpuBackend>>,
-    batch: ForwardBatch<CpuBackend>,
-    cache: CpuKvCache,
+pub(crate) struct Decoder<B: Backend = CpuBackend> {
+    pub(crate) backend: B,
+    pub(crate) model: Box<dyn CausalLm<B>>,
+    batch: ForwardBatch<B>,
+    cache: B::KvCache,
     max_blocks: usize,
 }
 
@@ -39,7 +36,12 @@ pub(crate) enum Rows {
 
 impl Decoder {
     pub(crate) fn load(path: &Path, options: &LoadOptions<'_>) -> Self {
-        let backend = super::backend();
+        Self::load_on(super::backend(), path, options)
+    }
+}
+
+impl<B: Backend> Decoder<B> {
+    pub(crate) fn load_on(backend: B, path: &Path, options: &LoadOptions<'_>) -> Self {
         let checkpoint = open(path).expect("a checkpoint");
         let Model::Causal(model) = checkpoint.load(&backend, options).expect("a model that loads") else {
             panic!("a causal model is expected");

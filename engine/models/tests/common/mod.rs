@@ -16,9 +16,9 @@ use safetensors::SafeTensors;
 
 /// A folder or file in `tests/fixtures`.
 pub(crate) fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    // Elsewhere than where it was built, the test is told where its crate lies, as cargo would.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("tests/fixtures").join(name)
 }
 
 /// A folder or file of real weights.

@@ -123,6 +123,10 @@ impl CausalLm<MockBackend> for MockModel {
         }
         Ok(&self.output)
     }
+
+    fn logits(&self) -> &Vec<f32> {
+        &self.output
+    }
 }
 
 impl Embedder<MockBackend> for MockModel {

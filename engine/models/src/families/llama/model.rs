@@ -132,6 +132,10 @@ impl<B: Backend> CausalLm<B> for LlamaModel<B> {
         }
         self.project_last(backend, batch)
     }
+
+    fn logits(&self) -> &B::Buffer {
+        &self.scratch.logits
+    }
 }
 
 impl<B: Backend> LlamaModel<B> {

@@ -1,0 +1,102 @@
+//! The models on a GPU, against the transformers library. Needs a GPU.
+
+mod common;
+
+use common::{
+    Reference,
+    decoder::{Chunk, Decoder, Rows},
+    f32_tolerance, fixture, max_difference,
+};
+use ferrum_kernels::cuda::{CudaBackend, Element};
+use ferrum_models::LoadOptions;
+
+const FIXTURES: [&str; 5] = [
+    "tiny-llama",
+    "tiny-llama3-rope",
+    "tiny-mistral",
+    "tiny-qwen2",
+    "tiny-qwen3",
+];
+/// As in golden_llama.rs.
+const LAYERS: usize = 3;
+const LONGEST_SUM: usize = 128;
+
+fn load(name: &str, element: Element) -> Decoder<CudaBackend> {
+    let backend = CudaBackend::new(0, element).expect("a GPU");
+    Decoder::load_on(backend, &fixture(name), &LoadOptions::default())
+}
+
+#[test]
+fn single_precision_equals_the_reference() {
+    for name in FIXTURES {
+        let reference = Reference::read(name);
+        let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
+        let mut decoder = load(name, Element::F32);
+        let logits = decoder.prefill(&prompt).concat();
+        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let tolerance = f32_tolerance(LAYERS, LONGEST_SUM, largest);
+        let difference = max_difference(&logits, &expected);
+        common::report(format_args!(
+            "{name}: largest difference {difference:e}, tolerance {tolerance:e}"
+        ));
+        assert!(
+            difference <= tolerance,
+            "{name}: logits differ by {difference:e}, more than {tolerance:e}"
+        );
+        let greedy = reference.ids("greedy");
+        assert_eq!(
+            decoder.greedy(&prompt, greedy.len(), &[]),
+            greedy,
+            "{name}: greedy ids"
+        );
+    }
+}
+
+/// Each of the chained sums rounds its inputs and its result to the bits kept.
+#[test]
+fn half_precisions_are_as_near_as_their_roundings() {
+    for name in FIXTURES {
+        let reference = Reference::read(name);
+        let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
+        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        for (element, bits) in [(Element::F16, 11), (Element::Bf16, 8)] {
+            let logits = load(name, element).prefill(&prompt).concat();
+            let sums = (2.0 * (LAYERS * 7 + 1) as f32).sqrt();
+            let tolerance = 4.0 * sums * 2.0_f32.powi(-bits) * largest;
+            let difference = max_difference(&logits, &expected);
+            let kind = element.name();
+            common::report(format_args!(
+                "{name} {kind}: largest difference {difference:e}, tolerance {tolerance:e}"
+            ));
+            assert!(
+                difference > 0.0 && difference <= tolerance,
+                "{name} {kind}: {difference:e} of {tolerance:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_prompt_in_chunks_gives_the_bits_of_a_prompt_in_one_step() {
+    let prompt = Reference::read("tiny-llama").ids("input_ids");
+    let mut decoder = load("tiny-llama", Element::F32);
+    let whole = decoder.prefill(&prompt);
+    for chunk_len in [1, 5, 16] {
+        for (at, ids) in prompt.chunks(chunk_len).enumerate() {
+            let start = at * chunk_len;
+            let logits = decoder.step(
+                &[Chunk {
+                    sequence: 1,
+                    start,
+                    ids,
+                }],
+                Rows::All,
+            );
+            assert_eq!(
+                logits,
+                whole[start..start + ids.len()],
+                "chunks of {chunk_len}, at {start}"
+            );
+        }
+    }
+}

@@ -1,0 +1,186 @@
+use ferrum_kernels::{Backend, HostTensor, WeightFormat, cuda::Element, ops::LinearOps};
+
+use crate::{
+    support::{QUANTIZED, Random, dequantized_row},
+    twin::{ELEMENTS, Twin},
+};
+
+fn format(element: Element) -> WeightFormat {
+    match element {
+        Element::F32 => WeightFormat::F32,
+        Element::F16 => WeightFormat::F16,
+        Element::Bf16 => WeightFormat::BF16,
+    }
+}
+
+/// Sums of k products in another order: each addition rounds (tensor cores cut off, at twice the size) what has been
+/// summed so far, which grows like a random walk; eight deviations.
+fn sum_error(k: usize, x: &[f32]) -> f64 {
+    let size = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    // Weights are uniform in -1..1.
+    8.0 * 2.0_f64.powi(-23) * (k as f64).sqrt() * size / 3.0_f64.sqrt()
+}
+
+fn check(twin: &Twin, random: &mut Random, weight: &HostTensor, rows: usize, biased: bool) {
+    let (n, k) = (weight.rows, weight.cols);
+    let values = twin.random(random, rows * k);
+    let (x, cpu_x) = twin.buffers(&values);
+    let (bias, cpu_bias) = twin.vectors(&(0..n).map(|_| random.unit()).collect::<Vec<_>>());
+    let gpu_weight = twin
+        .gpu
+        .prepare_weight(std::slice::from_ref(weight))
+        .expect("memory");
+    let cpu_weight = twin
+        .cpu
+        .prepare_weight(std::slice::from_ref(weight))
+        .expect("memory");
+    let (_, mut expected) = twin.outputs(rows * n);
+    let cpu_bias = biased.then_some(&cpu_bias);
+    twin.cpu
+        .linear(&cpu_x, &cpu_weight, cpu_bias, rows, &mut expected)
+        .expect("a product");
+    // As activations, and as logits.
+    for (mut out, _) in [twin.outputs(rows * n), twin.exact_outputs(rows * n)] {
+        let bias = biased.then_some(&bias);
+        twin.gpu
+            .linear(&x, &gpu_weight, bias, rows, &mut out)
+            .expect("a product");
+        let what = format!("linear of {rows} rows, {n} x {k}");
+        // Without tensor cores a bias is added after a rounding.
+        let rounded = if biased {
+            2.0 * crate::twin::unit(out.element()) * 2.0
+        } else {
+            0.0
+        };
+        twin.check(&what, &out, &expected[..rows * n], |i, y| {
+            sum_error(k, &values[i / n * k..][..k]) + rounded * (f64::from(y.abs()) + 1.0)
+        });
+    }
+}
+
+#[test]
+fn few_rows_equal_the_cpu_at_the_shapes_of_models() {
+    // (n, k) of q/k/v, output, gate and up, down of SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Qwen3-4B, Qwen3-14B.
+    let shapes = [
+        (960, 576),
+        (576, 576),
+        (3072, 576),
+        (576, 1536),
+        (1152, 896),
+        (9728, 896),
+        (896, 4864),
+        (4096, 1024),
+        (1024, 2048),
+        (6144, 1024),
+        (1024, 3072),
+        (6144, 2560),
+        (2560, 4096),
+        (19456, 2560),
+        (2560, 9728),
+        (7168, 5120),
+        (5120, 5120),
+    ];
+    for element in ELEMENTS {
+        let twin = Twin::new(element);
+        let mut random = Random(1);
+        for (case, (n, k)) in shapes.into_iter().enumerate() {
+            let weight = random.matrix(format(element), n, k);
+            let some = [[1, 2, 16], [1, 4, 17], [1, 8, 32], [1, 3, 15], [1, 7, 9]][case % 5];
+            for rows in some {
+                check(&twin, &mut random, &weight, rows, case % 3 == 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn many_rows_equal_the_cpu() {
+    for element in ELEMENTS {
+        let twin = Twin::new(element);
+        let mut random = Random(2);
+        for (n, k, rows) in [
+            (960, 576, 33),
+            (2560, 1024, 64),
+            (1152, 896, 100),
+            (6144, 2560, 257),
+            (576, 1536, 512),
+        ] {
+            let weight = random.matrix(format(element), n, k);
+            check(&twin, &mut random, &weight, rows, rows % 2 == 1);
+        }
+    }
+}
+
+#[test]
+fn odd_shapes_equal_the_cpu() {
+    for element in ELEMENTS {
+        let twin = Twin::new(element);
+        let mut random = Random(3);
+        for (n, k) in [(1, 8), (7, 24), (65, 40), (129, 136), (33, 50), (3, 1)] {
+            let weight = random.matrix(format(element), n, k);
+            for rows in [1, 5, 16, 31, 70] {
+                check(&twin, &mut random, &weight, rows, rows % 2 == 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn vocabularies_of_all_sizes_equal_the_cpu() {
+    let twin = Twin::new(Element::Bf16);
+    let mut random = Random(4);
+    for (n, k) in [(32_000, 576), (49_152, 576), (128_256, 256), (151_936, 1024)] {
+        let weight = random.matrix(WeightFormat::BF16, n, k);
+        for rows in [1, 5] {
+            check(&twin, &mut random, &weight, rows, false);
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_in_any_company_of_up_to_32_rows() {
+    for element in ELEMENTS {
+        let twin = Twin::new(element);
+        let mut random = Random(5);
+        let (n, k) = (2568, 1096);
+        let weight = twin
+            .gpu
+            .prepare_weight(&[random.matrix(format(element), n, k)])
+            .expect("memory");
+        let values = twin.random(&mut random, 32 * k);
+        let run = |rows: std::ops::Range<usize>| {
+            let (x, _) = twin.buffers(&values[rows.start * k..rows.end * k]);
+            let (mut out, _) = twin.outputs(rows.len() * n);
+            twin.gpu
+                .linear(&x, &weight, None, rows.len(), &mut out)
+                .expect("a product");
+            twin.read(&out, rows.len() * n)
+        };
+        let together = run(0..32);
+        for rows in [0..1, 3..5, 8..24, 1..32] {
+            assert_eq!(run(rows.clone()), together[rows.start * n..rows.end * n]);
+        }
+    }
+}
+
+#[test]
+fn weights_of_every_format_are_converted_at_load() {
+    for element in ELEMENTS {
+        let twin = Twin::new(element);
+        let mut random = Random(6);
+        for format in QUANTIZED.into_iter().chain(crate::support::DENSE) {
+            let parts = [random.matrix(format, 24, 512), random.matrix(format, 40, 512)];
+            let weight = twin.gpu.prepare_weight(&parts).expect("memory");
+            let ids = [0, 23, 24, 63, 5];
+            let (gpu_ids, _) = twin.indices(&ids);
+            for (mut out, _) in [twin.outputs(5 * 512), twin.exact_outputs(5 * 512)] {
+                twin.gpu.embed(&weight, &gpu_ids, 5, &mut out).expect("rows");
+                let got = twin.read(&out, 5 * 512);
+                let expected = ids.iter().flat_map(|&id| dequantized_row(&parts, id as usize));
+                for (got, expected) in got.iter().zip(expected) {
+                    assert_eq!(*got, crate::twin::round(element, expected), "{format}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Every CUDA kernel against the CPU backend. Needs a GPU.
+
+mod activation;
+mod attention;
+mod linear;
+mod norm;
+mod pooling;
+mod recorded;
+mod sampling;
+#[path = "../support/mod.rs"]
+#[allow(dead_code)] // the other tests use the rest
+mod support;
+mod twin;
