@@ -67,6 +67,18 @@ bench-router: ## What the router adds to a request
 cuda-toolkit: ## Fetch nvcc (from PyPI, 300 MB) into .cache/cuda-toolkit, for builds with the feature cuda
 	@scripts/gpu/fetch-toolkit.sh
 
+.PHONY: gpu-bundle
+gpu-bundle: ## One folder (.cache/gpu-bundle) that runs tests and benchmarks on a machine with a GPU and no Rust
+	@scripts/gpu/bundle.sh
+
+.PHONY: test-gpu
+test-gpu: gpu-bundle ## Every test that needs a GPU, on this machine
+	@.cache/gpu-bundle/run-gpu-tests.sh
+
+.PHONY: bench-gpu
+bench-gpu: gpu-bundle ## Decode and prefill of a random Qwen3-4B on this GPU
+	@.cache/gpu-bundle/run-gpu-bench.sh
+
 .PHONY: build
 build: ## Build the ferrum program in release mode
 	cargo build --release -p ferrum-cli

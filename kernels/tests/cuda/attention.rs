@@ -407,14 +407,17 @@ fn check_fusion(
                 twin.read(&out, rows * heads.q_width()),
             ));
         }
-        // The squares of a head are summed in another order.
+        // The squares of a head are summed in another order, which moves the norm's scale by some units of f32; that may
+        // tip the rounding of a normed element (up to 3.5) and of a rotated one (up to 4.9) by a unit of their own.
         let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let scale = 4.9 * (8.0 + (heads.head_dim as f64).sqrt()) * unit(Element::F32);
         let bound = if normed {
-            8.0 * unit(twin.element) as f32
+            (20.0 * unit(twin.element) + scale) as f32
         } else {
             0.0
         };
         assert!(far(&results[0].0, &results[1].0) <= bound, "{heads:?}");
-        assert!(far(&results[0].1, &results[1].1) <= bound, "{heads:?}");
+        // Of independent errors in a score of head_dim products, times 0.1, comes less than that of one element.
+        assert!(far(&results[0].1, &results[1].1) <= 4.0 * bound, "{heads:?}");
     }
 }

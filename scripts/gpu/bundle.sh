@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# One folder with everything that a machine with a GPU and no Rust needs: bundle.sh [FOLDER] (default .cache/gpu-bundle).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+to=${1:-.cache/gpu-bundle}
+scripts/gpu/fetch-toolkit.sh
+mkdir -p "$to/models/tests"
+
+# built NAME CARGO-ARGUMENTS...: builds one target and puts it, without its symbols, into the bundle.
+built() {
+    local name=$1 path
+    shift
+    path=$(cargo "$@" --message-format=json | python3 -c '
+import json, sys
+paths = [message["executable"] for message in map(json.loads, sys.stdin) if message.get("executable")]
+print(paths[-1])')
+    strip -o "$to/$name" "$path"
+}
+built kernels-cuda test --no-run -p ferrum-kernels --features cuda --test cuda
+built models-cuda test --no-run -p ferrum-models --features cuda --test cuda
+built cuda-step bench --no-run -p ferrum-models --features cuda --bench cuda_step ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}
+if [[ -z ${NO_PROGRAM:-} ]]; then
+    built ferrum build -p ferrum-cli --features cuda ${PROGRAM_PROFILE---release}
+fi
+rm -rf "$to/models/tests/fixtures"
+cp -r engine/models/tests/fixtures "$to/models/tests/fixtures"
+cp scripts/gpu/run-gpu-tests.sh scripts/gpu/run-gpu-bench.sh scripts/gpu/random_checkpoint.py "$to"
+du -sh "$to"

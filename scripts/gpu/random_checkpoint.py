@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Writes a checkpoint of a real model's shape with random bf16 weights: how fast a dense model is does not depend on
+them. Needs torch and safetensors, which a machine for GPU work has."""
+
+import argparse
+import json
+import pathlib
+
+import torch
+from safetensors.torch import save_file
+
+SHAPES = {
+    "qwen3-4b": dict(hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+                     num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True),
+    "qwen3-0.6b": dict(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
+                       num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("folder", type=pathlib.Path)
+    arguments = parser.parse_args()
+    shape = SHAPES[arguments.shape]
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    config = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_act="silu", rms_norm_eps=1e-6,
+                  rope_theta=1000000, max_position_embeddings=40960, attention_bias=False, torch_dtype="bfloat16", **shape)
+    (arguments.folder / "config.json").write_text(json.dumps(config))
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    q, kv = shape["num_attention_heads"] * shape["head_dim"], shape["num_key_value_heads"] * shape["head_dim"]
+
+    def matrix(rows, cols):
+        return (torch.randn(rows, cols, device=device) * cols**-0.5).to(torch.bfloat16).cpu()
+
+    def ones(width):
+        return torch.ones(width, dtype=torch.bfloat16)
+
+    tensors = {"model.embed_tokens.weight": matrix(shape["vocab_size"], hidden), "model.norm.weight": ones(hidden)}
+    for layer in range(shape["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        tensors |= {
+            at + "self_attn.q_proj.weight": matrix(q, hidden), at + "self_attn.k_proj.weight": matrix(kv, hidden),
+            at + "self_attn.v_proj.weight": matrix(kv, hidden), at + "self_attn.o_proj.weight": matrix(hidden, q),
+            at + "self_attn.q_norm.weight": ones(shape["head_dim"]), at + "self_attn.k_norm.weight": ones(shape["head_dim"]),
+            at + "mlp.gate_proj.weight": matrix(inner, hidden), at + "mlp.up_proj.weight": matrix(inner, hidden),
+            at + "mlp.down_proj.weight": matrix(hidden, inner),
+            at + "input_layernorm.weight": ones(hidden), at + "post_attention_layernorm.weight": ones(hidden),
+        }
+    save_file(tensors, arguments.folder / "model.safetensors", metadata={"format": "pt"})
+
+
+main()

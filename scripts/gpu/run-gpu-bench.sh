@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Decode and prefill of a random Qwen3-4B on this GPU, beside what this machine's memory copies at:
+# run-gpu-bench.sh [SHAPE [FOLDER]]
+set -euo pipefail
+cd "$(dirname "$0")"
+shape=${1:-qwen3-4b} folder=${2:-${TMPDIR:-/tmp}/ferrum-random}
+cublas=$(python3 -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${cublas:+:$cublas}
+[[ -f $folder/$shape/model.safetensors ]] || python3 random_checkpoint.py "$shape" "$folder/$shape"
+copy=$(python3 - <<'PY'
+import torch
+a = torch.empty(2**32, dtype=torch.uint8, device="cuda").random_(); b = torch.empty_like(a)
+times = []
+for _ in range(20):
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record(); b.copy_(a); end.record(); torch.cuda.synchronize(); times.append(start.elapsed_time(end))
+print(round(2 * 2**32 / sorted(times)[10] / 1e6))
+PY
+)
+nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+echo "device copy: $copy GB/s (read and written)"
+./cuda-step "$folder/$shape" "$copy"

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Every test that needs a GPU, from a bundle (make gpu-bundle): no Rust is needed here.
+set -uo pipefail
+cd "$(dirname "$0")"
+# cuBLASLt comes with a CUDA installation, or with the Python package nvidia-cublas.
+cublas=$(python3 -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${cublas:+:$cublas}
+failed=0
+./kernels-cuda "$@" || failed=1
+CARGO_MANIFEST_DIR=$PWD/models ./models-cuda "$@" || failed=1
+exit $failed
