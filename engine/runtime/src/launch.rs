@@ -38,9 +38,13 @@ pub enum LaunchFailure {
     #[error(transparent)]
     Config(#[from] LaunchError),
     /// The device is not there, or cannot be used.
-    #[cfg(feature = "cuda")]
-    #[error("device cuda cannot be used: {0}")]
-    Device(#[from] ferrum_kernels::cuda::CudaUnavailable),
+    #[error("device {device} cannot be used: {reason}")]
+    Device {
+        /// The configuration's.
+        device: Device,
+        /// What is missing.
+        reason: String,
+    },
     /// A cache in which no sequence of the length asked for fits.
     #[error(transparent)]
     KvCacheTooSmall(#[from] KvCacheTooSmall),
@@ -136,8 +140,15 @@ fn check_cuda(config: &LaunchConfig) -> Result<(), LaunchFailure> {
             allowed: "1: an engine runs on one GPU so far",
         }));
     }
-    ferrum_kernels::cuda::probe(0)?;
-    Ok(())
+    ferrum_kernels::cuda::probe(0).map(drop).map_err(unavailable)
+}
+
+#[cfg(feature = "cuda")]
+fn unavailable(reason: ferrum_kernels::cuda::CudaUnavailable) -> LaunchFailure {
+    LaunchFailure::Device {
+        device: Device::Cuda,
+        reason: reason.to_string(),
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -152,7 +163,7 @@ fn run_on_cuda(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
         (Dtype::F16, _) | (Dtype::Auto, "f16" | "gguf F16") => Element::F16,
         (Dtype::Bf16 | Dtype::Auto, _) => Element::Bf16,
     };
-    let backend = CudaBackend::new(0, element)?;
+    let backend = CudaBackend::new(0, element).map_err(unavailable)?;
     let (gpu, computes_with) = (&*backend.facts().name, element.name());
     tracing::info!(gpu, computes_with, "the GPU is ready");
     if !backend.has_matmul() {

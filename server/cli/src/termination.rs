@@ -88,6 +88,7 @@ fn of_launch(error: &LaunchFailure) -> Reason {
             "tensor-parallel" => Reason::HeadsNotDivisible,
             _ => Reason::InvalidSpec,
         },
+        LaunchFailure::Device { .. } => Reason::DeviceUnavailable,
         LaunchFailure::KvCacheTooSmall(_) => Reason::KvCacheTooSmall,
         LaunchFailure::Load(error) => of_load(error),
         LaunchFailure::Memory(_) => Reason::OutOfMemory,
