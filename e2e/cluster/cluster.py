@@ -42,6 +42,8 @@ def main() -> int:
     run.add_argument("argv", nargs=argparse.REMAINDER)
     nodes = commands.add_parser("simulate", help="add N simulated nodes (KWOK), whose pods only pretend to run; 0 removes")
     nodes.add_argument("count", type=int)
+    killed = commands.add_parser("kill-container", help="SIGKILL for the process of a container, on whatever node it is")
+    killed.add_argument("id")
     for name, text in [("kill", "end a process of the cluster"), ("start", "start it again")]:
         commands.add_parser(name, help=text).add_argument("process")
     sent = commands.add_parser("signal", help="send a signal (STOP, CONT, TERM, ...) to a process of the cluster")
@@ -156,6 +158,16 @@ def send(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def kill_container(settings: Settings, arguments: argparse.Namespace) -> int:
+    for number in range(1, settings.nodes + 1):
+        try:
+            node.ctr(settings, number, "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", arguments.id)
+            return 0
+        except RuntimeError:
+            continue  # of another node
+    raise Problem(f"{arguments.id}: no node runs this container")
+
+
 def start(settings: Settings, arguments: argparse.Namespace) -> int:
     processes.restart(settings, arguments.process)
     return 0
@@ -175,6 +187,7 @@ COMMANDS = {
     "exec": execute,
     "simulate": simulate,
     "kill": send,
+    "kill-container": kill_container,
     "signal": send,
     "start": start,
 }

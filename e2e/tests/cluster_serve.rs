@@ -201,10 +201,13 @@ async fn a_change_of_an_engine_setting_reaches_the_pods() -> Result<()> {
         let deployments: Api<Deployment> = Api::namespaced(client.clone(), &namespace);
         let deployment = serde_json::to_string(&deployments.get("changed").await?.spec)?;
         ensure!(deployment.contains("--max-num-seqs=7"), "{deployment}");
-        let pods = models::engines(&client, &namespace, "changed").await?;
-        let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
-        ensure!(pods.len() == 1, "{names:?}");
-        Ok(())
+        eventually("the old pod is gone", PATIENCE, || async {
+            let pods = models::engines(&client, &namespace, "changed").await?;
+            let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
+            ensure!(pods.len() == 1, "{names:?}");
+            Ok(())
+        })
+        .await
     })
     .await
 }

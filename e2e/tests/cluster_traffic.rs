@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use ferrum_e2e::{
     cluster::{
-        CHART_NAMESPACE, Chart,
-        models::{await_settled, endpoint, engines, patch_spec, serve, sim},
+        CHART_NAMESPACE, Chart, eventually,
+        models::{PATIENCE, await_settled, endpoint, engines, patch_spec, serve, sim},
         with_temp_ns,
     },
     traffic::{CLIENTS, Traffic},
@@ -84,8 +84,43 @@ impl Scene {
         Ok(())
     }
 
+    /// Waits until a replica is missed, and then until none is.
+    async fn ready_again(&self) -> Result<()> {
+        eventually("the kubelet has seen the end of it", PATIENCE, || async {
+            let pods = engines(&self.client, &self.namespace, MODEL).await?;
+            let mut statuses = pods
+                .iter()
+                .filter_map(|pod| pod.status.as_ref()?.container_statuses.as_ref());
+            ensure!(
+                statuses.any(|statuses| statuses[0].restart_count > 0),
+                "no restart yet"
+            );
+            Ok(())
+        })
+        .await?;
+        self.settled(2).await
+    }
+
     async fn patch(&self, spec: serde_json::Value) -> Result<()> {
         patch_spec(&self.client, &self.namespace, MODEL, spec).await
+    }
+
+    /// Waits until every engine's image ends so.
+    async fn image(&self, end: &str) -> Result<()> {
+        eventually("the new image", PATIENCE, || async {
+            for pod in engines(&self.client, &self.namespace, MODEL).await? {
+                let image = pod
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.containers[0].image.clone());
+                ensure!(
+                    image.as_ref().is_some_and(|image| image.ends_with(end)),
+                    "{image:?}"
+                );
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn first_engine(&self) -> Result<String> {
@@ -153,12 +188,11 @@ events! {
         let mut chart = Chart::shared().await?;
         chart.arguments.push("--set-string=images.engineCpu.tag=next".to_owned());
         chart.install().await?;
+        scene.image(":next").await?;
         scene.settled(2).await?;
-        let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
-        let image = pods.first().and_then(|pod| pod.spec.as_ref()?.containers[0].image.clone());
-        ensure!(image.is_some_and(|image| image.ends_with(":next")), "the image did not change");
         chart.arguments.pop();
         chart.install().await?;
+        scene.image(":0.1.0").await?;
         scene.settled(2).await
     };
     scaling_up_and_down_fails_no_request, "scale 2 -> 4 -> 1", 0, |scene| async move {
@@ -189,10 +223,11 @@ events! {
         scene.settled(2).await
     };
     a_killed_engine_fails_only_streams_that_it_had_begun, "kill -9 of an engine", 1, |scene| async move {
-        let pod = scene.first_engine().await?;
-        let delete = ["delete", "pod", &pod, "--namespace", &scene.namespace, "--grace-period=0", "--force"];
-        kubectl(&delete).await?;
-        scene.settled(2).await
+        let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
+        let statuses = pods.first().and_then(|pod| pod.status.as_ref()?.container_statuses.clone());
+        let id = statuses.and_then(|statuses| statuses.first()?.container_id.clone()).context("a container")?;
+        cluster_tool(&["kill-container", id.trim_start_matches("containerd://")]).await?;
+        scene.ready_again().await
     };
     a_restarted_operator_fails_no_request, "restart of the operator", 0, |scene| async move {
         restart("ferrum-operator").await?;

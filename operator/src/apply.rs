@@ -1,6 +1,6 @@
 //! Brings what was built into the cluster: server-side apply, never over something that is not ours.
 
-use std::{collections::HashMap, fmt::Debug, marker::PhantomData};
+use std::{collections::HashMap, fmt::Debug};
 
 use ferrum_crds::names::{self, ConditionReason as Reason};
 use k8s_openapi::{
@@ -68,9 +68,10 @@ impl Applier<'_> {
             cache,
             fetch,
             engines,
-            state: PhantomData,
+            state: Prepared,
         } = resources;
         let mut refused = None;
+        let mut engines_generation = None;
         if let Some(claim) = &cache {
             let live = self.observed.cache.clone();
             let applied = self
@@ -83,7 +84,7 @@ impl Applier<'_> {
                 {
                     refused = Some(refusal);
                 }
-                applied => applied?,
+                applied => drop(applied?),
             }
         }
         if let Some(job) = &fetch {
@@ -92,7 +93,8 @@ impl Applier<'_> {
         match &engines {
             Engines::Run(deployment) => {
                 let live = self.observed.deployment.clone();
-                self.apply_one("Deployment", &**deployment, live.as_deref())
+                engines_generation = self
+                    .apply_one("Deployment", &**deployment, live.as_deref())
                     .await?;
             }
             Engines::KeepWith { replicas } => self.scale(*replicas).await?,
@@ -104,16 +106,17 @@ impl Applier<'_> {
             cache,
             fetch,
             engines,
-            state: PhantomData,
+            state: Applied { engines_generation },
         })
     }
 
+    /// Gives the generation that the object has with it.
     async fn apply_one<K>(
         &mut self,
         kind: &'static str,
         object: &K,
         live: Option<&K>,
-    ) -> Result<(), ApplyError>
+    ) -> Result<Option<i64>, ApplyError>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -128,7 +131,7 @@ impl Applier<'_> {
         if let (Some(live), Some(seen)) = (live, self.seen.get(&key))
             && *seen == as_seen(hash.clone(), live)
         {
-            return Ok(());
+            return Ok(live.meta().generation);
         }
         let known = match live {
             Some(live) => Some(live.clone()),
@@ -152,7 +155,7 @@ impl Applier<'_> {
             .map_err(|error| refused(kind, &name, error))?;
         tracing::info!(kind, name, namespace = self.namespace, "applied");
         self.seen.insert(key, as_seen(hash, &applied));
-        Ok(())
+        Ok(applied.meta().generation)
     }
 
     /// A job cannot be changed: one that ended well stays, one that cannot end well is made anew.
@@ -166,7 +169,7 @@ impl Applier<'_> {
             .find(|live| live.name_any() == name)
             .cloned();
         let Some(live) = live else {
-            return self.apply_one("Job", job, None).await;
+            return self.apply_one("Job", job, None).await.map(drop);
         };
         self.check_owner("Job", &api, &live).await?;
         let hash = |job: &Job| job.annotations().get(names::ANNOTATION_LAUNCH_HASH).cloned();

@@ -6,7 +6,7 @@ mod pod;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::collections::BTreeMap;
 
 use ferrum_crds::names;
 use k8s_openapi::{
@@ -23,7 +23,10 @@ pub(crate) use self::cache::fetch_job_name;
 /// Objects that are built and not yet in the cluster.
 pub(crate) struct Prepared;
 /// Objects that are in the cluster as they were built.
-pub(crate) struct Applied;
+pub(crate) struct Applied {
+    /// Generation of the Deployment; `None` where it was left as it is.
+    pub(crate) engines_generation: Option<i64>,
+}
 
 /// Every object of a model.
 pub(crate) struct Resources<State> {
@@ -33,7 +36,7 @@ pub(crate) struct Resources<State> {
     pub(crate) fetch: Option<Job>,
     /// Its engines.
     pub(crate) engines: Engines,
-    pub(crate) state: PhantomData<State>,
+    pub(crate) state: State,
 }
 
 /// What happens to the engines.
@@ -65,7 +68,7 @@ pub(crate) fn build(validated: &Validated, replicas: i32, weights: Weights) -> R
             Weights::Ready => Engines::Run(Box::new(deployment::build_deployment(validated, replicas))),
             Weights::Awaited => Engines::KeepWith { replicas },
         },
-        state: PhantomData,
+        state: Prepared,
     }
 }
 

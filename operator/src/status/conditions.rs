@@ -213,6 +213,15 @@ fn progressing(inputs: &Inputs<'_>, counts: &Counts) -> Told {
         .deployment
         .as_ref()
         .and_then(|deployment| deployment.status.as_ref());
+    if let Verdict::Applied(_, applied) = &inputs.verdict
+        && let Some(asked) = applied.state.engines_generation
+        && status
+            .and_then(|status| status.observed_generation)
+            .is_none_or(|seen| seen < asked)
+    {
+        // What is counted below is of the Deployment as it was before.
+        return yes(Reason::RollingOut, "the change has not reached the replicas yet");
+    }
     let conditions = status.and_then(|status| status.conditions.as_ref());
     let is_late = conditions.is_some_and(|all| {
         all.iter()

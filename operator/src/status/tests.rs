@@ -23,7 +23,9 @@ fn status_of(spec: &str, observed: &Observed, weights: Weights) -> FerrumModelSt
         cache: prepared.cache,
         fetch: prepared.fetch,
         engines: prepared.engines,
-        state: std::marker::PhantomData,
+        state: Applied {
+            engines_generation: observed.deployment.as_ref().and(Some(2)),
+        },
     };
     let wanted = Wanted {
         validated: &validated,
@@ -77,6 +79,23 @@ fn replicas_that_answer_are_counted_and_nothing_is_wrong() {
         status.selector.as_deref(),
         Some("app.kubernetes.io/component=engine,ferrum.dev/model=m")
     );
+}
+
+#[test]
+fn replicas_of_before_a_change_do_not_settle_it() {
+    for (seen, reason) in [("1", "RollingOut"), ("2", "Settled")] {
+        let deployment = serde_json::json!({
+            "metadata": {"generation": 2},
+            "status": {"observedGeneration": seen.parse::<i64>().expect("a number"), "replicas": 2, "updatedReplicas": 2},
+        });
+        let deployment = serde_json::from_value(deployment).expect("a Deployment");
+        let observed = Observed {
+            deployment: Some(Arc::new(deployment)),
+            ..with_engines(vec![pod("a", READY), pod("b", READY)])
+        };
+        let status = status_of(SPEC, &observed, Weights::Ready);
+        assert_eq!(told(&status, "Progressing").1, reason);
+    }
 }
 
 #[test]
