@@ -36,6 +36,7 @@ __device__ void linear_tiled_body(const X* x, const X* weight, const float* bias
 }
 
 constexpr int WARPS = 8;
+constexpr int AHEAD = 2048;   // bytes of a weight row that are asked for before the predecessor has ended
 constexpr int STEP = 64;   // elements of k that a warp takes at once: a cache line of each weight row
 
 __device__ __forceinline__ uint4 load_weight(const void* p) {
@@ -45,6 +46,13 @@ __device__ __forceinline__ uint4 load_weight(const void* p) {
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "l"(p));
     return v;
+}
+
+// Asks for a row to come into the second-level cache.
+__device__ __forceinline__ void prefetch_row(const void* row, unsigned bytes) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(row), "r"(bytes));
+#endif
 }
 
 // Up to 16 * MT rows; k a multiple of 8. A block makes 8 * NT columns; its warps share out k. The products of
@@ -75,6 +83,10 @@ __device__ __forceinline__ void gemv_body(
     };
     release_successor();
     fetch(warp * STEP);
+    // While earlier kernels still run, the memory has time for more of this block's weights; too many would push one
+    // another out of the cache before they are read.
+    if (threadIdx.x < 8 * NT)
+        prefetch_row(weight + size_t(min(col0 + int(threadIdx.x), n - 1)) * k, min(k * int(sizeof(X)), AHEAD));
     await_predecessor();
     float sum[MT][NT][4] = {};
     for (int k0 = warp * STEP; k0 < k; k0 += UNROLL * WARPS * STEP) {
@@ -131,10 +143,10 @@ FOR_EACH_PAIR(DEFINE)
 #undef DEFINE
 
 #define GEMV(X, O, MT, NT)                                                                                         \
-    extern "C" __global__ void __launch_bounds__(256)                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                           \
     gemv_##MT##x##NT##_##X##_##O(const X* x, const X* weight, const float* bias, int rows, int n, int k, O* out) { \
         gemv_body<X, O, MT, NT>(x, weight, bias, rows, n, k, out);                                                 \
     }
-#define DEFINE(X, O) GEMV(X, O, 1, 1) GEMV(X, O, 1, 2) GEMV(X, O, 1, 4) GEMV(X, O, 2, 2) GEMV(X, O, 2, 4)
+#define DEFINE(X, O) GEMV(X, O, 1, 1) GEMV(X, O, 1, 2)
 DEFINE(f16, f16) DEFINE(f16, f32) DEFINE(bf16, bf16) DEFINE(bf16, f32)
 #undef DEFINE

@@ -28,33 +28,50 @@ __device__ void rms_norm_body(const X* x, const float* weight, float eps, int wi
     }
 }
 
+// As an R holds it.
+template <typename R> __device__ __forceinline__ float4 rounded(float4 v) {
+    return make_float4(to_float(from_float<R>(v.x)), to_float(from_float<R>(v.y)), to_float(from_float<R>(v.z)),
+                       to_float(from_float<R>(v.w)));
+}
+
 // x (rows, width), residual (rows, width) in and out, out (rows, width).
 template <typename X, typename R>
 __device__ void add_rms_norm_body(
     const X* x, R* residual, const float* weight, float eps, int width, X* out) {
     __shared__ float shared[32];
-    begin();
+    release_successor();
+    const bool wide = width % 4 == 0;
+    const int first = threadIdx.x * 4;
+    const bool inside = wide && first < width;
+    // A thread's first four elements stay in registers; mostly it has no others.
+    const float4 first_weight = inside ? load4(weight + first) : make_float4(0.f, 0.f, 0.f, 0.f);
+    await_predecessor();
     x += size_t(blockIdx.x) * width;
     residual += size_t(blockIdx.x) * width;
     out += size_t(blockIdx.x) * width;
-    float squares = 0.f;
-    const bool wide = width % 4 == 0;
-    for (int i = threadIdx.x * 4; wide && i < width; i += blockDim.x * 4) {
+    // As stored: what later layers read is what is normalised here.
+    auto add = [&](int i) {
         const float4 a = load4(x + i), r = load4(residual + i);
-        store4(residual + i, make_float4(r.x + a.x, r.y + a.y, r.z + a.z, r.w + a.w));
-        // As stored: what later layers read is what is normalised here.
-        const float4 v = load4(residual + i);
-        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    }
+        const float4 sum = rounded<R>(make_float4(r.x + a.x, r.y + a.y, r.z + a.z, r.w + a.w));
+        store4(residual + i, sum);
+        return sum;
+    };
+    auto square = [](float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; };
+    auto store = [&](int i, float4 v, float4 w, float scale) {
+        store4(out + i, make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w));
+    };
+    float squares = 0.f;
+    const float4 kept = inside ? add(first) : make_float4(0.f, 0.f, 0.f, 0.f);
+    squares += square(kept);
+    for (int i = first + blockDim.x * 4; wide && i < width; i += blockDim.x * 4) squares += square(add(i));
     for (int i = threadIdx.x; !wide && i < width; i += blockDim.x) {
         residual[i] = from_float<R>(to_float(residual[i]) + to_float(x[i]));
         squares += to_float(residual[i]) * to_float(residual[i]);
     }
     const float scale = rsqrtf(block_sum(squares, shared) / width + eps);
-    for (int i = threadIdx.x * 4; wide && i < width; i += blockDim.x * 4) {
-        const float4 v = load4(residual + i), w = load4(weight + i);
-        store4(out + i, make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w));
-    }
+    if (inside) store(first, kept, first_weight, scale);
+    for (int i = first + blockDim.x * 4; wide && i < width; i += blockDim.x * 4)
+        store(i, load4(residual + i), load4(weight + i), scale);
     for (int i = threadIdx.x; !wide && i < width; i += blockDim.x)
         out[i] = from_float<X>(to_float(residual[i]) * scale * weight[i]);
 }

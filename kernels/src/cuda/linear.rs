@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Rows of a product whose weights are read straight into tensor-core registers; above, cuBLASLt is faster.
-const GEMV_ROWS: usize = 32;
+const GEMV_ROWS: usize = 16;
 /// Rows and columns of a tile of the product for any type and shape.
 const TILE: usize = 64;
 
@@ -102,8 +102,8 @@ impl CudaBackend {
     /// Rows `first..first + rows`, at most [`GEMV_ROWS`].
     fn gemv(&self, product: &Product<'_>, first: usize, rows: usize) -> Result<(), BackendError> {
         let (n, k) = (product.weight.rows, product.weight.cols);
-        let tiles = gemv_tiles(rows, n);
-        let name = format!("gemv_{}x{tiles}_{}", rows.div_ceil(16), product.types());
+        let tiles = gemv_tiles(n);
+        let name = format!("gemv_1x{tiles}_{}", product.types());
         self.device
             .kernel(&name)?
             .grid(n.div_ceil(8 * tiles), 1, 1)
@@ -151,11 +151,6 @@ impl CudaBackend {
 }
 
 /// Tiles of 8 columns a block: as many as leave several blocks for each multiprocessor.
-fn gemv_tiles(rows: usize, n: usize) -> usize {
-    match (rows > 16, n) {
-        (false, ..=4096) => 1,
-        (false, ..=32_768) => 2,
-        (true, ..=32_768) => 2,
-        _ => 4,
-    }
+fn gemv_tiles(n: usize) -> usize {
+    if n <= 4096 { 1 } else { 2 }
 }
