@@ -1,7 +1,7 @@
 //! Linear layers at the shapes of real models, against what the machine can do, measured in the same run.
 //!
 //! `cargo bench -p ferrum-kernels --bench linear [-- FILTER]`, FILTER a part of a case's name, such as
-//! `smollm2`, `gate_up` or `Q4_1`. FERRUM_BENCH_ISA = portable, avx2 or avx512 chooses the kernels.
+//! `smollm2`, `gate_up` or `Q4_1`. FERRUM_BENCH_ISA = portable, avx2 or avx512 chooses lesser the kernels.
 //!
 //! Each figure is the best of several repetitions. Weights are cycled through copies that together exceed the
 //! second-level cache many times, as the layers of a model do.
@@ -58,6 +58,7 @@ fn main() {
     let isa = match std::env::var("FERRUM_BENCH_ISA").as_deref() {
         Ok("portable") => Isa::Portable,
         Ok("avx2") => Isa::Avx2,
+        Ok("avx512") => Isa::Avx512,
         _ => detect(),
     };
     let all = std::thread::available_parallelism().map_or(1, usize::from);

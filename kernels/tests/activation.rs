@@ -20,7 +20,7 @@ unsafe extern "C" {
 }
 
 fn backends() -> impl Iterator<Item = CpuBackend> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512]
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx]
         .into_iter()
         .filter(|isa| *isa <= detect())
         .map(|isa| CpuBackend::with_isa(2, isa))

@@ -14,7 +14,7 @@ use support::{DENSE, QUANTIZED, Random, dequantized_row};
 const ROWS: [usize; 8] = [1, 2, 3, 5, 8, 17, 64, 512];
 
 fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512]
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx]
         .into_iter()
         .filter(|isa| *isa <= detect())
 }

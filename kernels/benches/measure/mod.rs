@@ -24,11 +24,12 @@ pub(crate) struct Work<'a> {
 
 /// Machines with one thread and with all, and the backends to hold against them.
 ///
-/// FERRUM_BENCH_ISA = portable, avx2 or avx512 chooses the kernels.
+/// FERRUM_BENCH_ISA = portable, avx2 or avx512 chooses lesser the kernels.
 pub(crate) fn machines() -> Vec<(Machine, CpuBackend)> {
     let isa = match std::env::var("FERRUM_BENCH_ISA").as_deref() {
         Ok("portable") => Isa::Portable,
         Ok("avx2") => Isa::Avx2,
+        Ok("avx512") => Isa::Avx512,
         _ => detect(),
     };
     println!("kernels: {isa}");

@@ -39,7 +39,7 @@ pub(crate) const HEADS: [HeadLayout; 9] = [
 ];
 
 pub(crate) fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512]
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx]
         .into_iter()
         .filter(|isa| *isa <= detect())
 }

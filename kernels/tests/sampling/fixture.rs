@@ -11,7 +11,7 @@ use ferrum_kernels::{
 use crate::support::Random;
 
 pub(crate) fn backends(threads: usize) -> impl Iterator<Item = CpuBackend> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512]
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx]
         .into_iter()
         .filter(|isa| *isa <= detect())
         .map(move |isa| CpuBackend::with_isa(threads, isa))

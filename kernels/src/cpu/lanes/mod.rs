@@ -100,7 +100,7 @@ impl CpuBackend {
         match self.isa() {
             // SAFETY: `CpuBackend::with_isa` has checked that the processor has the instruction set.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => unsafe { avx512::Avx512::assume() }.vectorize(kernel),
+            Isa::Avx512 | Isa::Amx => unsafe { avx512::Avx512::assume() }.vectorize(kernel),
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => unsafe { avx2::Avx2::assume() }.vectorize(kernel),

@@ -5,7 +5,7 @@ use crate::cpu::{CpuBackend, Isa, detect};
 const U: f64 = 1.0 / (1 << 24) as f64;
 
 fn isas() -> impl Iterator<Item = Isa> {
-    [Isa::Portable, Isa::Avx2, Isa::Avx512]
+    [Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx]
         .into_iter()
         .filter(|isa| *isa <= detect())
 }

@@ -20,15 +20,19 @@ pub(super) fn kernel(format: PackedFormat) -> TileKernel {
 /// 4 KiB, and the rows of a decode step wait for nothing but memory. Fetching past the end does no harm.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn prefetch(at: *const u8, len: usize) {
+pub(super) fn prefetch(at: *const u8, len: usize) {
     for line in (0..len).step_by(64) {
         let at = at.wrapping_add(PREFETCH_BYTES + line);
         _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
 }
 
+/// All rows of a tile.
+///
+/// # Safety
+/// As [`TileKernel`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn any_rows<L: Levels, A: Affine>(tile: &Tile) {
+pub(super) unsafe fn any_rows<L: Levels, A: Affine>(tile: &Tile) {
     let mut first = 0;
     while first < tile.rows {
         // SAFETY: the caller's promise; `first + N <= tile.rows`.
@@ -205,9 +209,13 @@ unsafe fn add_half(mut acc: __m512, q: [__m512i; 4], scale: __m512, x: Row) -> _
     acc
 }
 
+/// Stores rows `first..first + N`, with the bias added.
+///
+/// # Safety
+/// As [`TileKernel`]; `first + N <= tile.rows`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn store<const N: usize>(tile: &Tile, first: usize, acc: &[__m512; N]) {
+pub(super) unsafe fn store<const N: usize>(tile: &Tile, first: usize, acc: &[__m512; N]) {
     let cols = (u32::MAX >> (32 - tile.cols)) as u16;
     // SAFETY: `Tile` promises `cols` columns of bias and of `rows` rows of output; the mask leaves the rest alone.
     unsafe {

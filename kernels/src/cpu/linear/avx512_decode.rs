@@ -23,6 +23,8 @@ pub(super) use unroll;
 /// Levels of a block.
 pub(super) trait Levels {
     const BLOCK_BYTES: usize;
+    /// Whether a block is its 8 quads as they are.
+    const ARE_QUADS: bool = false;
 
     /// The 8 quads.
     ///
@@ -119,6 +121,7 @@ impl Levels for Bits6 {
 
 impl Levels for Bits8 {
     const BLOCK_BYTES: usize = Quants::Bits8.block_bytes();
+    const ARE_QUADS: bool = true;
 
     #[inline]
     #[target_feature(enable = "avx512f")]

@@ -110,7 +110,7 @@ pub(super) type DenseKernel = unsafe fn(&DensePanel);
 fn kernel(isa: Isa, format: WeightFormat) -> DenseKernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => super::dense_avx512::kernel(format),
+        Isa::Avx512 | Isa::Amx => super::dense_avx512::kernel(format),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => super::dense_avx2::kernel(format),
         _ => match format {

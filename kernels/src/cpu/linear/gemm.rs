@@ -3,9 +3,9 @@
 
 use super::{
     Output,
-    packed::{GROUP, PackedMatrix},
+    packed::{BLOCK, GROUP, PackedMatrix},
     quantize::{TILE, Terms, Tiling, quantize_tile},
-    tile::{Tile, kernel},
+    tile::{Kernel, Tile},
 };
 use crate::cpu::{AlignedBuf, Isa, ThreadPool};
 
@@ -36,10 +36,12 @@ impl<'a> Activations<'a> {
         terms: Terms,
         scratch: &'a mut AlignedBuf<u8>,
     ) -> Option<Self> {
+        let blocks = cols / BLOCK;
         let tiling = Tiling {
             rows,
-            blocks: cols / super::packed::BLOCK,
+            blocks,
             terms,
+            pairs: isa == Isa::Amx && blocks.is_multiple_of(2) && !matches!(terms, Terms::ZeroHalves(_)),
         };
         let len = tiling.len_bytes();
         if scratch.len() < len {
@@ -63,11 +65,11 @@ pub(super) fn multiply(
     matrix: &PackedMatrix,
     out: &Output<'_>,
 ) {
-    let kernel = kernel(isa, matrix.format);
     let plan = Plan::new(pool.threads(), &x.tiling, matrix);
     let groups_a_chunk = (CHUNK_BYTES / matrix.group_bytes().max(1)).max(1);
     pool.run(plan.tasks(), |task| {
         let (groups, tiles) = plan.task(task);
+        let mut kernel = Kernel::new(isa, matrix.format);
         for first in groups.clone().step_by(groups_a_chunk) {
             for tile in tiles.clone() {
                 for group in first..groups.end.min(first + groups_a_chunk) {
@@ -80,16 +82,17 @@ pub(super) fn multiply(
                         blocks: matrix.blocks(),
                         x: x.bytes[x.tiling.start_of(tile)..].as_ptr(),
                         rows: x.tiling.rows_of(tile),
+                        paired: x.tiling.is_paired(tile),
                         out: out.at(tile * TILE, col),
                         out_stride: out.stride(),
                         cols: GROUP.min(matrix.rows - col),
                         bias: out.bias_at(col),
                     };
-                    // SAFETY: the kernel was chosen for a processor that has `isa`. The group has the blocks
+                    // SAFETY: a backend has an `Isa` only if the processor does. The group has the blocks
                     // that its matrix was packed with, the tile as many records, quantized for this format's
                     // terms. `out` holds all rows and columns; this task alone writes the columns of its
                     // groups in the rows of its tiles.
-                    unsafe { kernel(&tile) };
+                    unsafe { kernel.compute(&tile) };
                 }
             }
         }

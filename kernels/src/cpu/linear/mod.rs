@@ -2,9 +2,11 @@
 //!
 //! Quantized weights are packed at load ([`packed`], [`pack`]); activations are rounded to 8 bits a step
 //! ([`quantize`]); [`gemm`] cuts the product into tiles, which a kernel of the processor's instruction set
-//! computes ([`tile`]; [`avx512`], [`avx2`], [`portable`]). Dense weights are multiplied in place ([`dense`]).
+//! computes ([`tile`]; [`amx`], [`avx512`], [`avx2`], [`portable`]). Dense weights are multiplied in place ([`dense`]).
 #![allow(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

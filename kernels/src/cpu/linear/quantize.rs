@@ -10,6 +10,16 @@
 //! ```
 //!
 //! so that a kernel reads one stream from front to back.
+//!
+//! For the matrix unit ([`super::amx`]) a last tile of 8 rows or a few less is laid out in records of two blocks,
+//! so that one product of 16 x 64 levels gives the sums of both. Rows that are missing are zeros:
+//!
+//! ```text
+//! levels  8 x 64 i8           the first block: of each row 32, then 32 zeros
+//!         8 x 64 i8           the second block: of each row 32 zeros, then 32
+//! scales  8 f32, terms 8      of the first block
+//! scales  8 f32, terms 8      of the second block
+//! ```
 #![allow(unsafe_code)]
 
 use super::packed::{BLOCK, PackedFormat, Scales};
@@ -55,12 +65,28 @@ pub(super) struct Tiling {
     pub(super) blocks: usize,
     /// What the records hold.
     pub(super) terms: Terms,
+    /// Whether the instruction set wants pairs of blocks, and there are such.
+    pub(super) pairs: bool,
 }
+
+/// Rows of a tile whose blocks lie in pairs.
+pub(super) const PAIRED_ROWS: usize = 8;
+
+/// Fewer rows are not worth the matrix unit, whose work is the same for all numbers of rows.
+const FEWEST_PAIRED_ROWS: usize = 7;
+
+/// Bytes of a record of a pair of blocks.
+const PAIR_BYTES: usize = 2 * PAIRED_ROWS * (2 * BLOCK + 8);
 
 impl Tiling {
     /// Tiles: all of them full but for the last.
     pub(super) fn tiles(&self) -> usize {
         self.rows.div_ceil(TILE)
+    }
+
+    /// Whether the blocks of tile `tile` lie in pairs.
+    pub(super) fn is_paired(&self, tile: usize) -> bool {
+        self.pairs && (FEWEST_PAIRED_ROWS..=PAIRED_ROWS).contains(&self.rows_of(tile))
     }
 
     /// Rows in tile `tile`.
@@ -75,7 +101,10 @@ impl Tiling {
 
     /// Bytes of all tiles.
     pub(super) fn len_bytes(&self) -> usize {
-        self.rows * self.row_bytes()
+        match self.tiles().checked_sub(1) {
+            Some(last) if self.is_paired(last) => self.start_of(last) + self.blocks / 2 * PAIR_BYTES,
+            _ => self.rows * self.row_bytes(),
+        }
     }
 
     /// Bytes of a record of a tile of one row; `n` rows take `n` times as many.
@@ -93,7 +122,7 @@ pub(super) fn quantize_tile(isa: Isa, tiling: &Tiling, tile: usize, x: &[f32], o
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a backend has an `Isa` only if the processor does.
-        Isa::Avx512 => unsafe { x86::quantize_tile_avx512(tiling, tile, x, out) },
+        Isa::Avx512 | Isa::Amx => unsafe { x86::quantize_tile_avx512(tiling, tile, x, out) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::quantize_tile_avx2(tiling, tile, x, out) },
@@ -110,6 +139,9 @@ fn quantize_tile_with(
     out: &mut [u8],
     quantize: impl Fn(&[f32; BLOCK], &mut [u8; BLOCK]) -> (f32, [i32; 2]),
 ) {
+    if tiling.is_paired(tile) {
+        return quantize_pairs_with(tiling, tile, x, out, quantize);
+    }
     let n = tiling.rows_of(tile);
     let k = tiling.blocks * BLOCK;
     for row in 0..n {
@@ -124,14 +156,59 @@ fn quantize_tile_with(
             // Wrapping: levels of a NaN may be any, and nobody minds which.
             let total = sums[0].wrapping_add(sums[1]);
             match tiling.terms {
-                Terms::ScaledSum => put(terms, row, (scale * total as f32).to_le_bytes()),
-                Terms::Zero(zero) => put(terms, row, correction(zero, total).to_le_bytes()),
+                Terms::ScaledSum | Terms::Zero(_) => put(terms, row, term(tiling.terms, scale, total)),
                 Terms::ZeroHalves(zero) => {
                     put(terms, row, correction(zero, sums[0]).to_le_bytes());
                     put(terms, n + row, correction(zero, sums[1]).to_le_bytes());
                 }
             }
         }
+    }
+}
+
+/// As [`quantize_tile_with`], of a tile whose blocks lie in pairs.
+#[inline(always)]
+fn quantize_pairs_with(
+    tiling: &Tiling,
+    tile: usize,
+    x: &[f32],
+    out: &mut [u8],
+    quantize: impl Fn(&[f32; BLOCK], &mut [u8; BLOCK]) -> (f32, [i32; 2]),
+) {
+    let n = tiling.rows_of(tile);
+    let k = tiling.blocks * BLOCK;
+    for (pair, record) in out.chunks_exact_mut(PAIR_BYTES).enumerate() {
+        let (levels, rest) = record.split_at_mut(2 * PAIRED_ROWS * 2 * BLOCK);
+        let (levels, _) = levels.as_chunks_mut::<BLOCK>();
+        let (rest, _) = rest.as_chunks_mut::<{ 8 * PAIRED_ROWS }>();
+        for (half, rest) in rest.iter_mut().enumerate() {
+            let (scales, terms) = rest.split_at_mut(4 * PAIRED_ROWS);
+            for row in 0..PAIRED_ROWS {
+                // A row of the matrix unit is two blocks of levels wide.
+                let at = 2 * (PAIRED_ROWS * half + row);
+                levels[at + 1 - half] = [0; BLOCK];
+                let x = x[((tile * TILE + row) * k + (2 * pair + half) * BLOCK).min(x.len())..].first_chunk();
+                let Some(x) = x.filter(|_| row < n) else {
+                    levels[at + half] = [0; BLOCK];
+                    put(scales, row, [0; 4]);
+                    put(terms, row, [0; 4]);
+                    continue;
+                };
+                let (scale, sums) = quantize(x, &mut levels[at + half]);
+                let total = sums[0].wrapping_add(sums[1]);
+                put(scales, row, scale.to_le_bytes());
+                put(terms, row, term(tiling.terms, scale, total));
+            }
+        }
+    }
+}
+
+/// What the kernel adds to the product of a whole block.
+#[inline(always)]
+fn term(terms: Terms, scale: f32, total: i32) -> [u8; 4] {
+    match terms {
+        Terms::ScaledSum => (scale * total as f32).to_le_bytes(),
+        Terms::Zero(zero) | Terms::ZeroHalves(zero) => correction(zero, total).to_le_bytes(),
     }
 }
 

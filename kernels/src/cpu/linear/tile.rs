@@ -22,6 +22,8 @@ pub(super) struct Tile {
     pub(super) x: *const u8,
     /// Activation rows, 1..=16.
     pub(super) rows: usize,
+    /// Whether the records are of pairs of blocks.
+    pub(super) paired: bool,
     /// Row 0, column 0 of the output.
     pub(super) out: *mut f32,
     /// Elements between rows of the output.
@@ -38,9 +40,45 @@ pub(super) struct Tile {
 /// The processor has the kernel's instructions; the pointers are valid for what [`Tile`] says of them.
 pub(super) type TileKernel = unsafe fn(&Tile);
 
-/// The kernel of a format.
-pub(super) fn kernel(isa: Isa, format: PackedFormat) -> TileKernel {
+/// What a task computes its tiles with, on one thread.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    compute: TileKernel,
+    /// Of the matrix unit, if there is one.
+    #[cfg(target_arch = "x86_64")]
+    shapes: Option<super::amx::Shapes>,
+}
+
+impl Kernel {
+    /// The kernel of a format.
+    pub(super) fn new(isa: Isa, format: PackedFormat) -> Self {
+        Self {
+            compute: kernel(isa, format),
+            #[cfg(target_arch = "x86_64")]
+            shapes: (isa == Isa::Amx).then(super::amx::Shapes::default),
+        }
+    }
+
+    /// Computes a tile.
+    ///
+    /// # Safety
+    /// The processor has the instruction set, the tile is of the format that this kernel was made for, and its
+    /// pointers are valid for what [`Tile`] says of them.
+    pub(super) unsafe fn compute(&mut self, tile: &Tile) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(shapes) = &mut self.shapes {
+            // SAFETY: the processor has AMX, and whoever has found it may use it.
+            unsafe { shapes.fit(tile) };
+        }
+        // SAFETY: the caller's promise; the matrix unit was fitted.
+        unsafe { (self.compute)(tile) };
+    }
+}
+
+fn kernel(isa: Isa, format: PackedFormat) -> TileKernel {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => super::amx::kernel(format),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => super::avx512::kernel(format),
         #[cfg(target_arch = "x86_64")]
