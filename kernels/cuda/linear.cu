@@ -55,16 +55,47 @@ __device__ __forceinline__ void prefetch_row(const void* row, unsigned bytes) {
 #endif
 }
 
+__device__ __forceinline__ unsigned cluster_rank() {
+    unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_arrive() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void cluster_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// Writes to the shared memory of the cluster's first block, at the place that `p` has in this one.
+__device__ __forceinline__ void store_first(float* p, float x) {
+#if __CUDA_ARCH__ >= 900
+    unsigned at;
+    asm("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(at) : "r"(unsigned(__cvta_generic_to_shared(p))));
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(x) : "memory");
+#endif
+}
+
 // Up to 16 * MT rows; k a multiple of 8. A block makes 8 * NT columns; its warps share out k. The products of
 // 16 bytes of a weight row with 16 bytes of an x row are two steps of a tensor-core product, in which both sides
-// are permuted alike. A result depends on its row alone.
-template <typename X, typename O, int MT, int NT>
+// are permuted alike. A result depends on its row alone. With SHARES blocks a cluster, these share
+// the warps: more and smaller blocks divide better among the multiprocessors.
+template <typename X, typename O, int MT, int NT, int UNROLL, int SHARES>
 __device__ __forceinline__ void gemv_body(
     const X* __restrict__ x, const X* __restrict__ weight, const float* bias, int rows, int n, int k, O* out) {
-    constexpr int UNROLL = NT == 1 ? 4 : 2;
     __shared__ float partial[WARPS][MT * 16][8 * NT];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int col0 = blockIdx.x * 8 * NT;
+    const int rank = SHARES > 1 ? cluster_rank() : 0;
+    const int warp = rank * (WARPS / SHARES) + threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int col0 = blockIdx.x / SHARES * 8 * NT;
+    if (SHARES > 1) cluster_arrive();
     const X* w[NT];
 #pragma unroll
     for (int j = 0; j < NT; ++j) w[j] = weight + size_t(min(col0 + 8 * j + g, n - 1)) * k;
@@ -85,7 +116,7 @@ __device__ __forceinline__ void gemv_body(
     fetch(warp * STEP);
     // While earlier kernels still run, the memory has time for more of this block's weights; too many would push one
     // another out of the cache before they are read.
-    if (threadIdx.x < 8 * NT)
+    if (rank == 0 && threadIdx.x < 8 * NT)
         prefetch_row(weight + size_t(min(col0 + int(threadIdx.x), n - 1)) * k, min(k * int(sizeof(X)), AHEAD));
     await_predecessor();
     float sum[MT][NT][4] = {};
@@ -117,14 +148,25 @@ __device__ __forceinline__ void gemv_body(
                 }
             }
     }
+    if (SHARES > 1) cluster_wait();   // the first block is there
 #pragma unroll
     for (int m = 0; m < MT; ++m)
 #pragma unroll
         for (int j = 0; j < NT; ++j)
 #pragma unroll
-            for (int i = 0; i < 4; ++i) partial[warp][16 * m + g + i / 2 * 8][8 * j + 2 * t + i % 2] = sum[m][j][i];
-    __syncthreads();
-    for (int i = threadIdx.x; i < rows * 8 * NT; i += WARPS * 32) {
+            for (int i = 0; i < 4; ++i) {
+                float* to = &partial[warp][16 * m + g + i / 2 * 8][8 * j + 2 * t + i % 2];
+                if (SHARES > 1 && rank > 0) store_first(to, sum[m][j][i]);
+                else *to = sum[m][j][i];
+            }
+    if (SHARES > 1) {
+        cluster_arrive();
+        cluster_wait();
+        if (rank > 0) return;
+    } else {
+        __syncthreads();
+    }
+    for (int i = threadIdx.x; i < rows * 8 * NT; i += WARPS / SHARES * 32) {
         const int row = i / (8 * NT), column = i % (8 * NT), col = col0 + column;
         if (col >= n) continue;
         float total = 0.f;
@@ -142,11 +184,23 @@ __device__ __forceinline__ void gemv_body(
 FOR_EACH_PAIR(DEFINE)
 #undef DEFINE
 
-#define GEMV(X, O, MT, NT)                                                                                         \
+#define DEFINE(X, O)                                                                                               \
     extern "C" __global__ void __launch_bounds__(256, 2)                                                           \
-    gemv_##MT##x##NT##_##X##_##O(const X* x, const X* weight, const float* bias, int rows, int n, int k, O* out) { \
-        gemv_body<X, O, MT, NT>(x, weight, bias, rows, n, k, out);                                                 \
+    gemv_1_##X##_##O(const X* x, const X* weight, const float* bias, int rows, int n, int k, O* out) {             \
+        gemv_body<X, O, 1, 1, 4, 1>(x, weight, bias, rows, n, k, out);                                             \
+    }                                                                                                              \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                           \
+    gemv_2_##X##_##O(const X* x, const X* weight, const float* bias, int rows, int n, int k, O* out) {             \
+        gemv_body<X, O, 1, 2, 2, 1>(x, weight, bias, rows, n, k, out);                                             \
+    }                                                                                                              \
+    extern "C" __global__ void CLUSTER_OF_2 __launch_bounds__(128, 6)                                              \
+    gemv_half_##X##_##O(const X* x, const X* weight, const float* bias, int rows, int n, int k, O* out) {          \
+        gemv_body<X, O, 1, 1, 2, 2>(x, weight, bias, rows, n, k, out);                                             \
     }
-#define DEFINE(X, O) GEMV(X, O, 1, 1) GEMV(X, O, 1, 2)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#define CLUSTER_OF_2
+#else
+#define CLUSTER_OF_2 __cluster_dims__(2, 1, 1)
+#endif
 DEFINE(f16, f16) DEFINE(f16, f32) DEFINE(bf16, bf16) DEFINE(bf16, f32)
 #undef DEFINE

@@ -19,6 +19,8 @@ const MMA_BLOCK: usize = 16;
 const MMA_GROUP: usize = 16;
 /// Parts (sequence, key head, split) of a decode step whose results are brought together afterwards.
 const MAX_PARTS: usize = 4096;
+/// Parts that one block joins.
+const MAX_SPLITS: usize = 16;
 /// Warps of a block of the decode kernel.
 const DECODE_WARPS: usize = 4;
 /// Blocks of the decode kernel that a multiprocessor holds at once.
@@ -334,7 +336,12 @@ impl CudaBackend {
     fn decode(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
         let places = attention.batch.num_seqs * attention.heads.num_kv_heads;
         let wanted = DECODE_RESIDENT * self.device.facts.num_sms;
-        let useful = attention.batch.max_blocks.div_ceil(DECODE_WARPS);
+        // A split has two blocks for each warp: what joins many small ones costs more than they save.
+        let useful = attention
+            .batch
+            .max_blocks
+            .div_ceil(2 * DECODE_WARPS)
+            .min(MAX_SPLITS);
         let splits = (wanted / places.max(1))
             .min(useful)
             .min(MAX_PARTS / places.max(1))

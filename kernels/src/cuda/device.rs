@@ -71,8 +71,8 @@ pub(super) struct Device {
     context: sys::CUcontext,
     pub(super) stream: sys::CUstream,
     pub(super) facts: GpuFacts,
-    pub(super) modules: Vec<sys::CUmodule>,
-    pub(super) functions: Mutex<HashMap<String, Function>>,
+    modules: Vec<sys::CUmodule>,
+    pub(super) functions: HashMap<String, Function>,
     staging: Mutex<Staging>,
     allocated: AtomicUsize,
 }
@@ -116,12 +116,13 @@ impl Device {
             .map_err(fail("cuStreamCreate"))?;
         // SAFETY: the memory is used through `Staging` alone.
         let memory = unsafe { result::malloc_host(STAGING_BYTES, 0) }.map_err(fail("cuMemHostAlloc"))?;
+        let (modules, functions) = super::launch::load_modules()?;
         Ok(Arc::new(Self {
             context,
             stream,
             facts,
-            modules: super::launch::load_modules()?,
-            functions: Mutex::default(),
+            modules,
+            functions,
             staging: Mutex::new(Staging {
                 memory: memory.cast(),
                 used: 0,

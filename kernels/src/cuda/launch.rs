@@ -1,6 +1,10 @@
 //! The compiled kernels, and how one is launched.
 
-use std::{ffi::CString, ffi::c_void, ptr, sync::PoisonError};
+use std::{
+    collections::HashMap,
+    ffi::{CStr, c_void},
+    ptr,
+};
 
 use cudarc::driver::sys;
 
@@ -26,32 +30,48 @@ pub(super) struct Function(sys::CUfunction);
 
 // SAFETY: a handle that the driver lets any thread use.
 unsafe impl Send for Function {}
+// SAFETY: as above.
+unsafe impl Sync for Function {}
 
-/// Loads every image into the current context.
-pub(super) fn load_modules() -> Result<Vec<sys::CUmodule>, BackendError> {
-    let load = |image: &&Aligned<[u8]>| {
+/// Loads every image into the current context; its modules, and its kernels by their names.
+pub(super) fn load_modules() -> Result<(Vec<sys::CUmodule>, HashMap<String, Function>), BackendError> {
+    let mut modules = Vec::new();
+    let mut functions = HashMap::new();
+    for image in IMAGES {
         let mut module = ptr::null_mut();
         // SAFETY: the image is a fatbin that nvcc wrote; the driver copies what it needs.
         check("cuModuleLoadData", unsafe {
             sys::cuModuleLoadData(&raw mut module, image.0.as_ptr().cast())
         })?;
-        Ok(module)
-    };
-    IMAGES.iter().map(load).collect()
+        modules.push(module);
+        let mut count = 0;
+        // SAFETY: the module was just loaded.
+        check("cuModuleGetFunctionCount", unsafe {
+            sys::cuModuleGetFunctionCount(&raw mut count, module)
+        })?;
+        let mut handles = vec![ptr::null_mut(); count as usize];
+        // SAFETY: there is room for as many handles as the module has functions.
+        check("cuModuleEnumerateFunctions", unsafe {
+            sys::cuModuleEnumerateFunctions(handles.as_mut_ptr(), count, module)
+        })?;
+        for handle in handles {
+            let mut name = ptr::null();
+            // SAFETY: the handle is of a function of the module.
+            check("cuFuncGetName", unsafe {
+                sys::cuFuncGetName(&raw mut name, handle)
+            })?;
+            // SAFETY: the driver gave a text that ends with a zero and lives as long as the module.
+            let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+            functions.insert(name, Function(handle));
+        }
+    }
+    Ok((modules, functions))
 }
 
 impl Device {
     /// A launch of the kernel `name`, to be filled in.
     pub(super) fn kernel(&self, name: &str) -> Result<Launch<'_>, BackendError> {
-        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
-        let function = match functions.get(name) {
-            Some(function) => *function,
-            None => {
-                let function = self.find(name)?;
-                functions.insert(name.to_owned(), function);
-                function
-            }
-        };
+        let function = *self.functions.get(name).ok_or_else(|| no_kernel(name))?;
         Ok(Launch {
             device: self,
             function,
@@ -61,20 +81,6 @@ impl Device {
             arguments: [0; MAX_ARGUMENTS],
             count: 0,
         })
-    }
-
-    fn find(&self, name: &str) -> Result<Function, BackendError> {
-        self.bind()?;
-        let symbol = CString::new(name).map_err(|_| no_kernel(name))?;
-        for module in &self.modules {
-            let mut function = ptr::null_mut();
-            // SAFETY: the module is loaded, the name ends with a zero.
-            let answer = unsafe { sys::cuModuleGetFunction(&raw mut function, *module, symbol.as_ptr()) };
-            if answer == sys::CUresult::CUDA_SUCCESS {
-                return Ok(Function(function));
-            }
-        }
-        Err(no_kernel(name))
     }
 }
 

@@ -102,12 +102,17 @@ impl CudaBackend {
     /// Rows `first..first + rows`, at most [`GEMV_ROWS`].
     fn gemv(&self, product: &Product<'_>, first: usize, rows: usize) -> Result<(), BackendError> {
         let (n, k) = (product.weight.rows, product.weight.cols);
-        let tiles = gemv_tiles(n);
-        let name = format!("gemv_1x{tiles}_{}", product.types());
+        // Few columns are cut finer, as far as the device lets two blocks share a tile: so they divide better.
+        let clusters = self.device.facts.capability >= (9, 0);
+        let (name, blocks, threads) = match n {
+            ..=4096 if clusters => ("half", 2 * n.div_ceil(8), 128),
+            ..=4096 => ("1", n.div_ceil(8), 256),
+            _ => ("2", n.div_ceil(16), 256),
+        };
         self.device
-            .kernel(&name)?
-            .grid(n.div_ceil(8 * tiles), 1, 1)
-            .threads(256)
+            .kernel(&format!("gemv_{name}_{}", product.types()))?
+            .grid(blocks, 1, 1)
+            .threads(threads)
             .wide(product.x + (first * k * product.weight.element.size()) as u64)
             .wide(product.weight.address())
             .wide(product.bias.map_or(0, CudaBuffer::address))
@@ -148,9 +153,4 @@ impl CudaBackend {
             .wide(product.out.address())
             .run()
     }
-}
-
-/// Tiles of 8 columns a block: as many as leave several blocks for each multiprocessor.
-fn gemv_tiles(n: usize) -> usize {
-    if n <= 4096 { 1 } else { 2 }
 }
