@@ -74,4 +74,5 @@ export FERRUM_E2E_HUB=http://$hub
 FERRUM_BIN=$(realpath "$binary")
 export FERRUM_BIN
 # Inside the cluster's network nothing else can be reached: everything was built before.
-$cluster exec -- "${cargo_test[@]}" --offline "${selection[@]}" -- "$@"
+# What was measured is printed.
+$cluster exec -- "${cargo_test[@]}" --offline "${selection[@]}" -- --nocapture "$@"
