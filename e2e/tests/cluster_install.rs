@@ -9,12 +9,13 @@ use ferrum_crds::FerrumModel;
 use ferrum_e2e::{
     client::{ChatRequest, Outcome, chat},
     cluster::{
-        Chart, apply, eventually,
+        CHART_NAMESPACE, Chart, apply, connect, eventually,
         models::{PATIENCE, await_settled, endpoint, merge, model},
         with_temp_ns,
     },
 };
-use kube::Api;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, api::DeleteParams};
 use serde_json::json;
 
 /// With the images present on the nodes; the weights come from a hub in the cluster's network.
@@ -25,6 +26,12 @@ async fn a_fresh_chart_answers_within_a_minute_and_leaves_models_when_it_goes() 
     // Whatever was installed before goes, so that this is an installation and no upgrade.
     let chart = Chart::shared().await?;
     chart.uninstall().await?;
+    let leases: Api<Lease> = Api::namespaced(connect().await?, CHART_NAMESPACE);
+    // An operator that loses its rights before it ends cannot give the lease back; a new cluster has none.
+    leases
+        .delete("ferrum-operator", &DeleteParams::default())
+        .await
+        .ok();
     with_temp_ns(|client, namespace| async move {
         let begun = Instant::now();
         chart.install().await?;
@@ -59,9 +66,7 @@ async fn a_fresh_chart_answers_within_a_minute_and_leaves_models_when_it_goes() 
             total.as_secs_f64()
         );
         ensure!(total < LIMIT, "{total:?}");
-        let served = await_settled(&client, &namespace, "first", 1).await?;
-        let cold_start = served.status.and_then(|status| status.cold_start);
-        println!("cold start of the engine: {}", serde_json::to_string(&cold_start)?);
+        await_settled(&client, &namespace, "first", 1).await?;
 
         // The user's objects stay when the chart goes.
         chart.uninstall().await?;
