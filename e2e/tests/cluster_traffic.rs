@@ -13,9 +13,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use ferrum_e2e::{
     cluster::{
-        CHART_NAMESPACE, Chart, eventually,
+        CHART_NAMESPACE, Chart, eventually, freeze_api_server, kill_container,
         models::{PATIENCE, await_settled, endpoint, engines, patch_spec, serve, sim},
-        with_temp_ns,
+        thaw_api_server, with_temp_ns,
     },
     traffic::{CLIENTS, Traffic},
 };
@@ -130,20 +130,10 @@ impl Scene {
 }
 
 async fn kubectl(arguments: &[&str]) -> Result<String> {
-    run("kubectl", arguments).await
-}
-
-/// e2e/cluster's own tool, for what no API does.
-async fn cluster_tool(arguments: &[&str]) -> Result<String> {
-    let tool = std::env::var("FERRUM_CLUSTER_TOOL").context("only on the cluster of e2e/cluster")?;
-    run(&tool, arguments).await
-}
-
-async fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().await?;
+    let output = Command::new("kubectl").args(arguments).output().await?;
     if !output.status.success() {
         bail!(
-            "{program} {arguments:?}: {}",
+            "kubectl {arguments:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
@@ -226,7 +216,7 @@ events! {
         let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
         let statuses = pods.first().and_then(|pod| pod.status.as_ref()?.container_statuses.clone());
         let id = statuses.and_then(|statuses| statuses.first()?.container_id.clone()).context("a container")?;
-        cluster_tool(&["kill-container", id.trim_start_matches("containerd://")]).await?;
+        kill_container(&id).await?;
         scene.ready_again().await
     };
     a_restarted_operator_fails_no_request, "restart of the operator", 0, |scene| async move {
@@ -251,9 +241,9 @@ events! {
         scene.settled(2).await
     };
     an_unreachable_api_server_fails_no_request, "30 s without the API server", 0, |scene| async move {
-        cluster_tool(&["signal", "kube-apiserver", "STOP"]).await?;
+        freeze_api_server().await?;
         tokio::time::sleep(Duration::from_secs(30)).await;
-        cluster_tool(&["signal", "kube-apiserver", "CONT"]).await?;
+        thaw_api_server().await?;
         scene.settled(2).await
     };
 }

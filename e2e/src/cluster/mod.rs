@@ -18,7 +18,9 @@ pub use dump::dump;
 pub use manifest::{apply, install_definition, objects};
 pub use models::condition;
 pub use namespace::{connect, with_temp_ns};
-pub use programs::{AuditLog, Program, SIMULATED_NODE, simulate_nodes};
+pub use programs::{
+    AuditLog, SIMULATED_NODE, freeze_api_server, kill_container, simulate_nodes, thaw_api_server,
+};
 pub use wait::{await_condition, eventually};
 
 /// Label of every namespace that a test made.

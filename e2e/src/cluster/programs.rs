@@ -15,61 +15,31 @@ use crate::environment;
 
 /// Label and taint of simulated nodes.
 pub const SIMULATED_NODE: &str = "ferrum.dev/simulated-node";
+/// As e2e/cluster calls it.
+const API_SERVER: &str = "kube-apiserver";
 
-/// A process of the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Program {
-    /// `kube-apiserver`.
-    ApiServer,
-    /// `kube-controller-manager`.
-    ControllerManager,
-    /// `kube-scheduler`.
-    Scheduler,
-    /// The kubelet of the node with this number, from 1.
-    Kubelet(u8),
+/// Stops the API server as it stands: connections stay open and nothing answers.
+///
+/// # Errors
+/// When it does not run.
+pub async fn freeze_api_server() -> Result<()> {
+    tool(&["signal", API_SERVER, "STOP"]).await
 }
 
-impl Program {
-    /// Stops it as it stands: connections stay open and nothing answers.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub async fn freeze(self) -> Result<()> {
-        tool(&["signal", &self.name(), "STOP"]).await
-    }
+/// Lets it go on after [`freeze_api_server`].
+///
+/// # Errors
+/// When it does not run.
+pub async fn thaw_api_server() -> Result<()> {
+    tool(&["signal", API_SERVER, "CONT"]).await
+}
 
-    /// Lets it go on after [`Self::freeze`].
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub async fn thaw(self) -> Result<()> {
-        tool(&["signal", &self.name(), "CONT"]).await
-    }
-
-    /// Ends it at once: connections are refused.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub async fn kill(self) -> Result<()> {
-        tool(&["kill", &self.name()]).await
-    }
-
-    /// Starts it after [`Self::kill`].
-    ///
-    /// # Errors
-    /// When it runs.
-    pub async fn start(self) -> Result<()> {
-        tool(&["start", &self.name()]).await
-    }
-
-    fn name(self) -> String {
-        match self {
-            Self::ApiServer => "kube-apiserver".to_owned(),
-            Self::ControllerManager => "kube-controller-manager".to_owned(),
-            Self::Scheduler => "kube-scheduler".to_owned(),
-            Self::Kubelet(number) => format!("kubelet-{number}"),
-        }
-    }
+/// SIGKILL for the process of a container, by the id that its pod's status gives.
+///
+/// # Errors
+/// When no node runs it.
+pub async fn kill_container(id: &str) -> Result<()> {
+    tool(&["kill-container", id.trim_start_matches("containerd://")]).await
 }
 
 /// Has exactly `count` simulated nodes (KWOK) with [`SIMULATED_NODE`] as label and taint. Pods on them are Ready at
