@@ -1,7 +1,7 @@
 //! The contract between the layers and a device.
 
 use crate::{
-    ops::{ActivationOps, AttentionOps, LinearOps, NormOps, PoolingOps, SamplingOps},
+    ops::{ActivationOps, AttentionOps, CollectiveOps, LinearOps, NormOps, PoolingOps, Rank, SamplingOps},
     tensor::{HostTensor, WeightFormat},
 };
 
@@ -13,10 +13,27 @@ use crate::{
 /// Every operation gives the same bits for a row whatever the other rows of the call are, however many
 /// there are, and however a sequence was cut into chunks: a request's tokens do not depend on its company.
 pub trait Backend:
-    LinearOps + NormOps + AttentionOps + ActivationOps + PoolingOps + SamplingOps + Send + Sync + 'static
+    LinearOps
+    + NormOps
+    + AttentionOps
+    + ActivationOps
+    + PoolingOps
+    + SamplingOps
+    + CollectiveOps
+    + Send
+    + Sync
+    + 'static
 {
     /// Name for logs and the model card: `cpu`, `cuda`.
     fn device_name(&self) -> &'static str;
+
+    /// Which of the devices that share a model this is; weights are loaded for it.
+    fn rank(&self) -> Rank {
+        Rank::ALONE
+    }
+
+    /// Says that this rank takes no further part: ranks that wait for it, or will, fail.
+    fn leave(&self) {}
 
     /// An activation buffer of `len` elements, zeroed.
     fn alloc(&self, len: usize) -> Result<Self::Buffer, BackendError>;

@@ -14,6 +14,7 @@ pub mod backend;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod exchange;
 pub mod ops;
 pub mod tensor;
 

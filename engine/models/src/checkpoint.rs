@@ -235,12 +235,21 @@ impl Checkpoint {
         }
     }
 
-    /// Loads the weights.
+    /// Refuses a number of devices that the model cannot be split over; [`Self::load`] does so too.
+    ///
+    /// # Errors
+    /// [`LoadError::Option`] with what is allowed.
+    pub fn check_ranks(&self, count: usize) -> Result<(), LoadError> {
+        self.family.check_ranks(count)
+    }
+
+    /// Loads the weights, or the part of the backend's rank.
     ///
     /// # Errors
     /// See [`LoadError`].
     pub fn load<B: Backend>(&self, backend: &B, options: &LoadOptions<'_>) -> Result<Model<B>, LoadError> {
         let limits = self.limits(options)?;
+        self.check_ranks(backend.rank().count)?;
         let weights = match &self.source {
             Source::Folder(tensors) => {
                 let tensors = tensors

@@ -18,6 +18,7 @@ mod families;
 mod layers;
 mod model;
 mod registry;
+mod shard;
 mod tokenizer;
 mod weights;
 

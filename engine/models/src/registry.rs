@@ -77,6 +77,12 @@ macro_rules! families {
                 }
             }
 
+            pub(crate) fn check_ranks(&self, count: usize) -> Result<(), LoadError> {
+                match self {
+                    $(Self::$family(config) => $family::check_ranks(config, count)),*
+                }
+            }
+
             /// Loads the model and checks that nothing is left over.
             pub(crate) fn load<B: Backend>(
                 &self,

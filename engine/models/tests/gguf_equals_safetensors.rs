@@ -3,12 +3,16 @@
 
 mod common;
 
+use std::{path::Path, time::Duration};
+
 use common::{
     Reference,
     decoder::Decoder,
     fixture,
     gguf::{self, Meta, Tensor},
+    ranks::Ranks,
 };
+use ferrum_kernels::cpu::CpuBackend;
 use ferrum_models::LoadOptions;
 
 struct Case {
@@ -71,6 +75,14 @@ fn check(case: &Case, more: Vec<Tensor>) {
     );
     // A folder with nothing but the file is opened as the file.
     assert_eq!(Decoder::load(folder.path(), &options).prefill(&prompt), expected);
+    // Each of two devices takes its own rows and columns of either.
+    assert_eq!(split(&path, &prompt), split(&fixture(case.fixture), &prompt));
+}
+
+/// Logits of a prompt on two devices, which here are threads.
+fn split(path: &Path, prompt: &[u32]) -> Vec<Vec<f32>> {
+    let backends = CpuBackend::ranks(2, 1, Duration::from_secs(60));
+    Ranks::load_on(backends, path).prefill(prompt)
 }
 
 #[test]
@@ -107,6 +119,54 @@ fn qwen3_with_head_norms() {
         eps: 1e-6,
     };
     check(&case, vec![]);
+}
+
+/// Biases of products that are summed over devices are added by one of them.
+#[test]
+fn biases_of_every_projection_on_one_device_and_on_two() {
+    let case = Case {
+        fixture: "tiny-llama",
+        architecture: "llama",
+        head_dim: 16,
+        theta: 1e4,
+        eps: 1e-5,
+    };
+    let mut tensors = gguf::convert(&fixture(case.fixture), Some((4, 2)));
+    let widths = [
+        ("attn_q", 64),
+        ("attn_k", 32),
+        ("attn_v", 32),
+        ("attn_output", 64),
+        ("ffn_gate", 128),
+        ("ffn_up", 128),
+        ("ffn_down", 64),
+    ];
+    for (name, width) in
+        (0..3).flat_map(|layer| widths.map(|(name, width)| (format!("blk.{layer}.{name}"), width)))
+    {
+        let values = (0..width).map(|i| ((i * 37 + name.len() * 11) % 19) as f32 / 19.0 - 0.5);
+        tensors.push(Tensor {
+            name: format!("{name}.bias"),
+            shape: vec![width],
+            kind: gguf::F32,
+            bytes: values.flat_map(f32::to_le_bytes).collect(),
+        });
+    }
+    let keys = keys(case.architecture);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, gguf::write(&metadata(&case, &keys), &tensors)).expect("written");
+    let reference = Reference::read(case.fixture);
+    let prompt = reference.ids("input_ids");
+    let expected = Decoder::load(&path, &LoadOptions::default())
+        .prefill(&prompt)
+        .concat();
+    let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    let tolerance = common::f32_tolerance(3, 128, largest);
+    let difference = common::max_difference(&split(&path, &prompt).concat(), &expected);
+    assert!(difference <= tolerance, "{difference:e} of {tolerance:e}");
+    let without = reference.floats("logits");
+    assert!(common::max_difference(&expected, &without) > 100.0 * tolerance);
 }
 
 /// llama.cpp's converter writes Llama 3's scaling as divisors of the frequencies: 1 for high ones, the factor for low

@@ -7,6 +7,7 @@ mod activation;
 mod arena;
 mod attention;
 mod buffer;
+mod collective;
 pub mod dequant;
 mod kv_cache;
 mod lanes;
@@ -25,6 +26,7 @@ use std::sync::{
 
 use crate::{
     backend::{Backend, BackendError, BackendTypes, KvLayout},
+    ops::Rank,
     tensor::{HostTensor, WeightFormat},
 };
 
@@ -52,6 +54,8 @@ pub struct CpuBackend {
     arena: arena::Arena,
     /// Quantized activations of the product that runs.
     scratch: Mutex<AlignedBuf<u8>>,
+    /// Where this is one of several ranks.
+    member: Option<collective::Member>,
 }
 
 impl CpuBackend {
@@ -72,6 +76,7 @@ impl CpuBackend {
             allocated: AtomicUsize::new(0),
             arena: arena::Arena::default(),
             scratch: Mutex::new(AlignedBuf::empty()),
+            member: None,
         }
     }
 
@@ -116,6 +121,16 @@ impl BackendTypes for CpuBackend {
 impl Backend for CpuBackend {
     fn device_name(&self) -> &'static str {
         DEVICE
+    }
+
+    fn rank(&self) -> Rank {
+        self.member.as_ref().map_or(Rank::ALONE, |member| member.rank)
+    }
+
+    fn leave(&self) {
+        if let Some(member) = &self.member {
+            member.group.leave(member.rank);
+        }
     }
 
     fn alloc(&self, len: usize) -> Result<CpuBuffer, BackendError> {

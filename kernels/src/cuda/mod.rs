@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use crate::{
     backend::{Backend, BackendError, BackendTypes, KvDtype, KvLayout, KvPrecision, StepShape},
+    ops::CollectiveOps,
     tensor::HostTensor,
 };
 
@@ -88,6 +89,8 @@ impl CudaBackend {
         self.device.synchronize()
     }
 }
+
+impl CollectiveOps for CudaBackend {}
 
 impl BackendTypes for CudaBackend {
     type Buffer = CudaBuffer;

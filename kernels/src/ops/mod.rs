@@ -3,6 +3,7 @@
 
 mod activation;
 mod attention;
+mod collective;
 mod linear;
 mod norm;
 mod pooling;
@@ -12,6 +13,7 @@ pub use activation::{ActivationOps, Gelu};
 pub use attention::{
     AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep,
 };
+pub use collective::{CollectiveOps, GatheredColumns, Rank};
 pub use linear::LinearOps;
 pub use norm::NormOps;
 pub use pooling::PoolingOps;

@@ -35,6 +35,9 @@ pub(crate) trait Family {
         let _ = (config, weights);
     }
 
+    /// Refuses a number of devices that the model cannot be split over.
+    fn check_ranks(config: &Self::Config, count: usize) -> Result<(), LoadError>;
+
     /// Loads the weights and allocates scratch memory for steps within `limits`.
     fn load<B: Backend>(
         loader: &WeightLoader<'_, B>,

@@ -4,9 +4,11 @@ use ferrum_kernels::{
 };
 
 use super::Linear;
-use crate::{ForwardBatch, LoadError, config::DecoderConfig, weights::loader::WeightLoader};
+use crate::{
+    ForwardBatch, LoadError, config::DecoderConfig, shard::DecoderShard, weights::loader::WeightLoader,
+};
 
-/// Causal self-attention over the paged cache, query, key and value fused into one projection.
+/// Causal self-attention over the paged cache, query, key and value fused into one projection; of a rank's own heads.
 pub(crate) struct PagedAttention<B: Backend> {
     qkv_proj: Linear<B>,
     o_proj: Linear<B>,
@@ -36,16 +38,15 @@ impl<B: Backend> PagedAttention<B> {
     pub(crate) fn load(
         loader: &WeightLoader<'_, B>,
         prefix: &str,
-        config: &DecoderConfig,
+        (config, shard): (&DecoderConfig, &DecoderShard),
         layer: usize,
     ) -> Result<Self, LoadError> {
-        let heads = config.heads;
-        let hidden = config.hidden_size;
-        let (q, kv) = (heads.q_width(), heads.kv_width());
-        let qkv = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        let heads = shard.heads;
+        let hidden = config.hidden_size.into();
+        let qkv = [("q_proj", shard.q), ("k_proj", shard.kv), ("v_proj", shard.kv)];
         Ok(Self {
             qkv_proj: Linear::load(loader, prefix, &qkv, hidden, config.qkv_bias)?,
-            o_proj: Linear::load(loader, prefix, &[("o_proj", hidden)], q, config.o_bias)?,
+            o_proj: Linear::load(loader, prefix, &[("o_proj", hidden)], shard.q, config.o_bias)?,
             qk_norm: config
                 .qk_norm
                 .then(|| QkNorm::load(loader, prefix, config))
@@ -57,7 +58,7 @@ impl<B: Backend> PagedAttention<B> {
         })
     }
 
-    /// x, out `(rows, hidden)`; scratch qkv `(rows, qkv_width)` and attended `(rows, q_width)`.
+    /// x, out `(rows, hidden)`, out to be summed over ranks; scratch qkv `(rows, qkv_width)` and attended `(rows, q_width)`.
     pub(crate) fn forward(
         &self,
         backend: &B,
@@ -103,7 +104,7 @@ impl<B: Backend> PagedAttention<B> {
 
 impl<B: Backend> QkNorm<B> {
     fn load(loader: &WeightLoader<'_, B>, prefix: &str, config: &DecoderConfig) -> Result<Self, LoadError> {
-        let head_dim = config.heads.head_dim;
+        let head_dim = config.heads.head_dim.into();
         Ok(Self {
             q: loader.vector(&[(format!("{prefix}q_norm.weight"), head_dim)])?,
             k: loader.vector(&[(format!("{prefix}k_norm.weight"), head_dim)])?,

@@ -1,6 +1,6 @@
 use ferrum_kernels::{Backend, BackendError};
 
-use crate::{LoadError, weights::loader::WeightLoader};
+use crate::{LoadError, shard::Extent, weights::loader::WeightLoader};
 
 /// A linear layer, possibly several fused along their outputs.
 pub(crate) struct Linear<B: Backend> {
@@ -10,14 +10,16 @@ pub(crate) struct Linear<B: Backend> {
 
 impl<B: Backend> Linear<B> {
     /// Loads `<prefix><part>.weight` (rows, cols) of each part, stacked, and their biases if there are to be any.
+    ///
+    /// With a part of the columns the products are parts of a sum over ranks, to which one rank adds the biases.
     pub(crate) fn load(
         loader: &WeightLoader<'_, B>,
         prefix: &str,
-        parts: &[(&str, usize)],
-        cols: usize,
+        parts: &[(&str, Extent)],
+        cols: Extent,
         biased: bool,
     ) -> Result<Self, LoadError> {
-        let named = |end: &str| -> Vec<(String, usize)> {
+        let named = |end: &str| -> Vec<(String, Extent)> {
             parts
                 .iter()
                 .map(|(part, rows)| (format!("{prefix}{part}.{end}"), *rows))
@@ -25,7 +27,13 @@ impl<B: Backend> Linear<B> {
         };
         Ok(Self {
             weight: loader.matrix(&named("weight"), cols)?,
-            bias: biased.then(|| loader.vector(&named("bias"))).transpose()?,
+            bias: match biased {
+                true if cols.is_whole() || loader.backend.rank().index == 0 => {
+                    Some(loader.vector(&named("bias"))?)
+                }
+                true => loader.pass_over(&named("bias")).map(|()| None)?,
+                false => None,
+            },
         })
     }
 

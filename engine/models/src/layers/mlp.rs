@@ -1,9 +1,9 @@
 use ferrum_kernels::{Backend, BackendError};
 
 use super::Linear;
-use crate::{LoadError, weights::loader::WeightLoader};
+use crate::{LoadError, shard::Extent, weights::loader::WeightLoader};
 
-/// `down(silu(gate(x)) * up(x))`, gate and up fused.
+/// `down(silu(gate(x)) * up(x))`, gate and up fused; of a rank's own inner elements.
 pub(crate) struct GatedMlp<B: Backend> {
     gate_up_proj: Linear<B>,
     down_proj: Linear<B>,
@@ -15,18 +15,24 @@ impl<B: Backend> GatedMlp<B> {
     pub(crate) fn load(
         loader: &WeightLoader<'_, B>,
         prefix: &str,
-        (hidden, intermediate): (usize, usize),
+        (hidden, intermediate): (usize, Extent),
         biased: bool,
     ) -> Result<Self, LoadError> {
         let gate_up = [("gate_proj", intermediate), ("up_proj", intermediate)];
         Ok(Self {
-            gate_up_proj: Linear::load(loader, prefix, &gate_up, hidden, biased)?,
-            down_proj: Linear::load(loader, prefix, &[("down_proj", hidden)], intermediate, biased)?,
-            intermediate_size: intermediate,
+            gate_up_proj: Linear::load(loader, prefix, &gate_up, hidden.into(), biased)?,
+            down_proj: Linear::load(
+                loader,
+                prefix,
+                &[("down_proj", hidden.into())],
+                intermediate,
+                biased,
+            )?,
+            intermediate_size: intermediate.len,
         })
     }
 
-    /// x, out `(rows, hidden)`; scratch `(rows, 2 * intermediate)` and `(rows, intermediate)`.
+    /// x, out `(rows, hidden)`, out to be summed over ranks; scratch `(rows, 2 * intermediate)` and `(rows, intermediate)`.
     pub(crate) fn forward(
         &self,
         backend: &B,

@@ -18,7 +18,7 @@ impl<B: Backend> RmsNorm<B> {
         eps: f32,
     ) -> Result<Self, LoadError> {
         Ok(Self {
-            weight: loader.vector(&[(format!("{name}.weight"), width)])?,
+            weight: loader.vector(&[(format!("{name}.weight"), width.into())])?,
             width,
             eps,
         })
@@ -35,16 +35,16 @@ impl<B: Backend> RmsNorm<B> {
         backend.rms_norm(x, &self.weight, self.eps, (rows, self.width), out)
     }
 
-    /// `residual += x`, then the norm of it; all `(rows, width)`.
+    /// `residual += x`, summed over ranks, then the norm of it; all `(rows, width)`.
     pub(crate) fn add_forward(
         &self,
         backend: &B,
-        x: &B::Buffer,
+        x: &mut B::Buffer,
         residual: &mut B::Buffer,
         rows: usize,
         out: &mut B::Buffer,
     ) -> Result<(), BackendError> {
-        backend.add_rms_norm(x, residual, &self.weight, self.eps, (rows, self.width), out)
+        backend.all_reduce_add_norm(x, residual, &self.weight, self.eps, (rows, self.width), out)
     }
 }
 
@@ -65,8 +65,8 @@ impl<B: Backend> LayerNorm<B> {
         eps: f32,
     ) -> Result<Self, LoadError> {
         Ok(Self {
-            weight: loader.vector(&[(format!("{name}.weight"), width)])?,
-            bias: loader.vector(&[(format!("{name}.bias"), width)])?,
+            weight: loader.vector(&[(format!("{name}.weight"), width.into())])?,
+            bias: loader.vector(&[(format!("{name}.bias"), width.into())])?,
             width,
             eps,
         })

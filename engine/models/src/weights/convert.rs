@@ -59,9 +59,9 @@ pub(crate) fn elements(tensor: &HostTensor) -> Box<dyn Iterator<Item = f32> + '_
 ///
 /// Its converter stores the two halves of each head interleaved (row 2j holds row j, row 2j + 1 holds row
 /// j + head_dim / 2), for a rotation of neighbours; ours rotates halves. Rows are stored one after the other in every
-/// format, so whole rows move and nothing is dequantized. A vector (a bias) counts its elements as rows.
+/// format, so whole rows move and nothing is dequantized. A vector (a bias) is one column.
 pub(crate) fn restore_head_rows(tensor: &HostTensor, heads: usize) -> HostTensor {
-    let rows = tensor.rows.max(1) * if tensor.rows == 1 { tensor.cols } else { 1 };
+    let rows = tensor.rows.max(1);
     let row_bytes = tensor.bytes.len() / rows;
     let head_dim = rows / heads;
     let half = head_dim / 2;
@@ -128,7 +128,7 @@ mod tests {
             elements(&restored).collect::<Vec<_>>(),
             [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
         );
-        let bias = dense(&[0.0, 2.0, 1.0, 3.0], 1);
+        let bias = dense(&[0.0, 2.0, 1.0, 3.0], 4);
         assert_eq!(
             elements(&restore_head_rows(&bias, 1)).collect::<Vec<_>>(),
             [0.0, 1.0, 2.0, 3.0]

@@ -9,7 +9,7 @@ use ferrum_kernels::{
 };
 
 use super::{Weights, convert::to_dtype};
-use crate::{LoadError, LoadOptions};
+use crate::{LoadError, LoadOptions, shard::Extent};
 
 /// Takes tensors by name, converts and uploads them, and counts them for the progress bar.
 pub(crate) struct WeightLoader<'a, B> {
@@ -31,8 +31,8 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
         }
     }
 
-    /// Matrices `(rows, cols)` stacked along their rows, as one weight.
-    pub(crate) fn matrix(&self, parts: &[(String, usize)], cols: usize) -> Result<B::Weight, LoadError> {
+    /// Matrices `(rows, cols)`, or parts of them, stacked along their rows, as one weight.
+    pub(crate) fn matrix(&self, parts: &[(String, Extent)], cols: Extent) -> Result<B::Weight, LoadError> {
         let mut tensors = Vec::with_capacity(parts.len());
         for (name, rows) in parts {
             tensors.push(to_dtype(self.weights.matrix(name, *rows, cols)?, self.dtype));
@@ -45,8 +45,8 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
         Ok(weight)
     }
 
-    /// Vectors, one after the other.
-    pub(crate) fn vector(&self, parts: &[(String, usize)]) -> Result<B::Buffer, LoadError> {
+    /// Vectors, or parts of them, one after the other.
+    pub(crate) fn vector(&self, parts: &[(String, Extent)]) -> Result<B::Buffer, LoadError> {
         let mut tensors = Vec::with_capacity(parts.len());
         for (name, len) in parts {
             tensors.push(self.weights.vector(name, *len)?);
@@ -57,6 +57,12 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
             .map_err(|source| self.failed(&parts[0].0, source))?;
         self.count(&tensors);
         Ok(vector)
+    }
+
+    /// Checks vectors that another rank takes.
+    pub(crate) fn pass_over(&self, parts: &[(String, Extent)]) -> Result<(), LoadError> {
+        let check = |(name, len): &(String, Extent)| self.weights.vector(name, *len).map(drop);
+        parts.iter().try_for_each(check)
     }
 
     /// An activation buffer of `len` elements; `what` is for the message when there is no room.

@@ -5,6 +5,7 @@ pub(crate) mod gguf;
 pub(crate) mod loader;
 pub(crate) mod mapped;
 pub(crate) mod safetensors;
+pub(crate) mod slice;
 
 use std::{
     cell::Cell,
@@ -14,7 +15,7 @@ use std::{
 
 use ferrum_kernels::{HostTensor, SharedBytes, WeightFormat};
 
-use crate::LoadError;
+use crate::{LoadError, shard::Extent};
 
 /// The formats that a matrix may have, for messages.
 pub(crate) const ALLOWED_FORMATS: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
@@ -100,19 +101,43 @@ impl Weights {
         self.tensors.contains_key(name)
     }
 
-    /// Takes a matrix `(rows, cols)`.
-    pub(crate) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<HostTensor, LoadError> {
-        self.take(name, &[rows, cols], (rows, cols))
+    /// Columns that lie in one block, in the coarsest of the tensors whose name ends so; 1 if all are dense.
+    pub(crate) fn largest_block(&self, name_end: &str) -> usize {
+        let named = self.tensors.iter().filter(|(name, _)| name.ends_with(name_end));
+        let blocks = named.map(|(_, entry)| match &entry.tensor.storage {
+            Storage::Known(format) => format.block_len(),
+            Storage::Other(_) => 1,
+        });
+        blocks.max().unwrap_or(1)
     }
 
-    /// Takes a vector of `len` elements.
-    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<HostTensor, LoadError> {
-        self.take(name, &[len], (1, len))
+    /// Takes a matrix `(rows, cols)`, or the part of it.
+    pub(crate) fn matrix(&self, name: &str, rows: Extent, cols: Extent) -> Result<HostTensor, LoadError> {
+        let host = self.take(name, &[rows.full, cols.full], rows)?;
+        slice::take_cols(host, cols).map_err(|block_len| LoadError::Option {
+            option: "tensor_parallel",
+            value: format!(
+                "such that a rank has columns {}..{} of {name}",
+                cols.range().start,
+                cols.range().end
+            ),
+            allowed: format!("one that cuts at multiples of {block_len}, as these are blocks of it"),
+        })
+    }
+
+    /// Takes a vector, or the part of it.
+    pub(crate) fn vector(&self, name: &str, len: Extent) -> Result<HostTensor, LoadError> {
+        let column = self.take(name, &[len.full], len)?;
+        Ok(HostTensor {
+            rows: 1,
+            cols: len.len,
+            ..column
+        })
     }
 
     /// Takes a vector of `len` elements that the host itself reads.
     pub(crate) fn dense_vector(&self, name: &str, len: usize) -> Result<Vec<f32>, LoadError> {
-        let vector = self.vector(name, len)?;
+        let vector = self.vector(name, len.into())?;
         if vector.format.block_len() > 1 {
             return Err(self.unsupported(name, vector.format.to_string(), "F32, F16, BF16"));
         }
@@ -138,7 +163,8 @@ impl Weights {
         })
     }
 
-    fn take(&self, name: &str, shape: &[usize], matrix: (usize, usize)) -> Result<HostTensor, LoadError> {
+    /// Rows of the outermost dimension; a vector comes as one column.
+    fn take(&self, name: &str, shape: &[usize], rows: Extent) -> Result<HostTensor, LoadError> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(LoadError::MissingTensor {
                 path: self.path.clone(),
@@ -161,13 +187,16 @@ impl Weights {
         };
         let host = HostTensor {
             format,
-            rows: matrix.0,
-            cols: matrix.1,
+            rows: rows.full,
+            cols: shape.get(1).copied().unwrap_or(1),
             bytes: tensor.bytes.clone(),
         };
-        Ok(match entry.interleaved_heads {
-            0 => host,
-            heads => convert::restore_head_rows(&host, heads),
+        let part = slice::take_rows(host, rows);
+        // Ranks have whole heads.
+        let heads = entry.interleaved_heads * rows.len / rows.full.max(1);
+        Ok(match heads {
+            0 => part,
+            heads => convert::restore_head_rows(&part, heads),
         })
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod decoder;
 pub(crate) mod embedder;
 pub(crate) mod folder;
 pub(crate) mod gguf;
+pub(crate) mod ranks;
 
 use std::{
     path::{Path, PathBuf},

@@ -4,8 +4,8 @@ use ferrum_kernels::{
     Backend, BackendError, HostTensor,
     backend::{BackendTypes, KvLayout},
     ops::{
-        ActivationOps, AttentionMask, AttentionOps, Gelu, HeadLayout, LinearOps, NormOps, PagedBatch,
-        PoolingOps, SampleRow, SamplingOps, TokenLogprobs,
+        ActivationOps, AttentionMask, AttentionOps, CollectiveOps, Gelu, HeadLayout, LinearOps, NormOps,
+        PagedBatch, PoolingOps, SampleRow, SamplingOps, TokenLogprobs,
     },
 };
 
@@ -190,6 +190,8 @@ impl PoolingOps for MockBackend {
         not_here()
     }
 }
+
+impl CollectiveOps for MockBackend {}
 
 impl AttentionOps for MockBackend {
     fn rope(&self, _: &mut Buffer, _: HeadLayout, _: &Indices, _: &Buffer, _: usize) -> Done {

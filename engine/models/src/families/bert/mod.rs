@@ -57,6 +57,17 @@ impl Family for Bert {
         }
     }
 
+    fn check_ranks(_: &EncoderConfig, count: usize) -> Result<(), LoadError> {
+        match count {
+            1 => Ok(()),
+            _ => Err(LoadError::Option {
+                option: "tensor_parallel",
+                value: count.to_string(),
+                allowed: "1, as embedding models run on one device".to_owned(),
+            }),
+        }
+    }
+
     fn load<B: Backend>(
         loader: &WeightLoader<'_, B>,
         config: &EncoderConfig,

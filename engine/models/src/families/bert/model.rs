@@ -50,8 +50,11 @@ impl<B: Backend> BertModel<B> {
         let hidden = config.hidden_size;
         let table = |name: &str, rows: usize| {
             loader.matrix(
-                &[(format!("{prefix}embeddings.{name}_embeddings.weight"), rows)],
-                hidden,
+                &[(
+                    format!("{prefix}embeddings.{name}_embeddings.weight"),
+                    rows.into(),
+                )],
+                hidden.into(),
             )
         };
         let norm = format!("{prefix}embeddings.LayerNorm");
@@ -105,7 +108,10 @@ impl<B: Backend> BertModel<B> {
 impl<B: Backend> Layer<B> {
     fn load(loader: &WeightLoader<'_, B>, prefix: &str, config: &EncoderConfig) -> Result<Self, LoadError> {
         let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
-        let linear = |parts: &[(&str, usize)], cols| Linear::load(loader, prefix, parts, cols, true);
+        let linear = |parts: &[(&str, usize)], cols: usize| {
+            let parts: Vec<_> = parts.iter().map(|&(part, rows)| (part, rows.into())).collect();
+            Linear::load(loader, prefix, &parts, cols.into(), true)
+        };
         let norm =
             |part: &str| LayerNorm::load(loader, &format!("{prefix}{part}"), hidden, config.layer_norm_eps);
         let qkv = ["query", "key", "value"].map(|part| format!("attention.self.{part}"));

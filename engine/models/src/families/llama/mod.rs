@@ -14,6 +14,7 @@ use super::{Description, Family, Limits};
 use crate::{
     LoadError, Model,
     config::{DecoderConfig, RawConfig},
+    shard,
     weights::{Weights, loader::WeightLoader},
 };
 
@@ -68,6 +69,10 @@ impl Family for Llama {
                 weights.mark_interleaved(&format!("self_attn.k_proj.{end}"), config.heads.num_kv_heads);
             }
         }
+    }
+
+    fn check_ranks(config: &DecoderConfig, count: usize) -> Result<(), LoadError> {
+        shard::check_ranks(config, count)
     }
 
     fn load<B: Backend>(

@@ -3,6 +3,7 @@
 use ferrum_kernels::{
     Backend, BackendError,
     backend::{KvDtype, KvLayout},
+    ops::GatheredColumns,
 };
 
 use super::{Limits, scratch::Scratch};
@@ -10,6 +11,7 @@ use crate::{
     BatchLimits, CausalLm, ForwardBatch, LoadError,
     config::DecoderConfig,
     layers::{GatedMlp, PagedAttention, PagedStep, RmsNorm, build_rotary_table},
+    shard::{DecoderShard, Extent},
     weights::loader::WeightLoader,
 };
 
@@ -17,10 +19,11 @@ pub(super) struct LlamaModel<B: Backend> {
     embed_tokens: B::Weight, // (vocab, hidden)
     layers: Vec<Layer<B>>,
     norm: RmsNorm<B>,
-    lm_head: Option<B::Weight>, // (vocab, hidden); none where it is the embedding table
+    lm_head: Option<B::Weight>, // (own vocab, hidden); none where it is the embedding table, whole
     rotary_table: B::Buffer,
     scratch: Scratch<B>,
     config: DecoderConfig,
+    shard: DecoderShard,
     limits: Limits,
     kv_dtype: KvDtype,
 }
@@ -38,26 +41,33 @@ impl<B: Backend> LlamaModel<B> {
         config: &DecoderConfig,
         limits: Limits,
     ) -> Result<Self, LoadError> {
-        let (hidden, vocab, eps) = (config.hidden_size, config.vocab_size, config.rms_norm_eps);
-        let table = |name: &str| loader.matrix(&[(name.to_owned(), vocab)], hidden);
+        let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
+        let block_len = loader.weights.largest_block("mlp.down_proj.weight");
+        let shard = DecoderShard::of(config, loader.backend.rank(), block_len)?;
+        let table = |name: &str, rows: Extent| loader.matrix(&[(name.to_owned(), rows)], hidden.into());
+        let embedding = "model.embed_tokens.weight";
+        let lm_head = match config.tie_word_embeddings {
+            true if shard.vocab.is_whole() => None,
+            true => Some(table(embedding, shard.vocab)?),
+            false => Some(table("lm_head.weight", shard.vocab)?),
+        };
         let layers = 0..config.windows.len();
         Ok(Self {
-            embed_tokens: table("model.embed_tokens.weight")?,
+            embed_tokens: table(embedding, config.vocab_size.into())?,
             layers: layers
-                .map(|layer| Layer::load(loader, config, layer))
+                .map(|layer| Layer::load(loader, (config, &shard), layer))
                 .collect::<Result<_, _>>()?,
             norm: RmsNorm::load(loader, "model.norm", hidden, eps)?,
-            lm_head: (!config.tie_word_embeddings)
-                .then(|| table("lm_head.weight"))
-                .transpose()?,
+            lm_head,
             rotary_table: build_rotary_table(
                 loader,
                 &config.rope,
                 config.heads.head_dim,
                 limits.max_model_len,
             )?,
-            scratch: Scratch::alloc(loader, config, limits.step)?,
+            scratch: Scratch::alloc(loader, (config, &shard), limits.step)?,
             config: config.clone(),
+            shard,
             limits,
             kv_dtype: loader.kv_dtype(),
         })
@@ -65,13 +75,17 @@ impl<B: Backend> LlamaModel<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn load(loader: &WeightLoader<'_, B>, config: &DecoderConfig, layer: usize) -> Result<Self, LoadError> {
+    fn load(
+        loader: &WeightLoader<'_, B>,
+        (config, shard): (&DecoderConfig, &DecoderShard),
+        layer: usize,
+    ) -> Result<Self, LoadError> {
         let name = |part: &str| format!("model.layers.{layer}.{part}");
         let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
-        let widths = (hidden, config.intermediate_size);
+        let widths = (hidden, shard.intermediate);
         Ok(Self {
             input_layernorm: RmsNorm::load(loader, &name("input_layernorm"), hidden, eps)?,
-            self_attn: PagedAttention::load(loader, &name("self_attn."), config, layer)?,
+            self_attn: PagedAttention::load(loader, &name("self_attn."), (config, shard), layer)?,
             post_attention_layernorm: RmsNorm::load(loader, &name("post_attention_layernorm"), hidden, eps)?,
             mlp: GatedMlp::load(loader, &name("mlp."), widths, config.mlp_bias)?,
         })
@@ -94,7 +108,7 @@ impl<B: Backend> CausalLm<B> for LlamaModel<B> {
     fn kv_layout(&self, block_size: usize, num_blocks: usize) -> KvLayout {
         KvLayout {
             num_layers: self.layers.len(),
-            num_kv_heads: self.config.heads.num_kv_heads,
+            num_kv_heads: self.shard.heads.num_kv_heads,
             head_dim: self.config.heads.head_dim,
             block_size,
             num_blocks,
@@ -119,12 +133,12 @@ impl<B: Backend> CausalLm<B> for LlamaModel<B> {
             let norm = &layer.input_layernorm;
             match i {
                 0 => norm.forward(backend, &s.residual, rows, &mut s.normed)?,
-                _ => norm.add_forward(backend, &s.block_out, &mut s.residual, rows, &mut s.normed)?,
+                _ => norm.add_forward(backend, &mut s.block_out, &mut s.residual, rows, &mut s.normed)?,
             }
             let (qkv, block) = ((&mut s.qkv, &mut s.attended), (&s.normed, &mut s.block_out));
             layer.self_attn.forward(backend, &step, cache, block, qkv)?;
             let norm = &layer.post_attention_layernorm;
-            norm.add_forward(backend, &s.block_out, &mut s.residual, rows, &mut s.normed)?;
+            norm.add_forward(backend, &mut s.block_out, &mut s.residual, rows, &mut s.normed)?;
             let gate_up = (&mut s.gate_up, &mut s.activated);
             layer
                 .mlp
@@ -147,13 +161,18 @@ impl<B: Backend> LlamaModel<B> {
             backend.gather_rows(&s.block_out, &batch.logit_rows, last, hidden, &mut s.last_out)?;
             self.norm.add_forward(
                 backend,
-                &s.last_out,
+                &mut s.last_out,
                 &mut s.last_residual,
                 last,
                 &mut s.last_normed,
             )?;
             let lm_head = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
-            backend.linear(&s.last_normed, lm_head, None, last, &mut s.logits)?;
+            let columns = GatheredColumns {
+                part: &mut s.logits_part,
+                own: self.shard.vocab.range(),
+                total: self.shard.vocab.full,
+            };
+            backend.gathered_linear(&s.last_normed, lm_head, last, columns, &mut s.logits)?;
         }
         Ok(&s.logits)
     }

@@ -2,9 +2,12 @@
 
 use ferrum_kernels::Backend;
 
-use crate::{BatchLimits, LoadError, config::DecoderConfig, weights::loader::WeightLoader};
+use crate::{
+    BatchLimits, LoadError, config::DecoderConfig, shard::DecoderShard, weights::loader::WeightLoader,
+};
 
-/// Activations of one step; `rows` is the step's tokens, `last` the rows whose logits are wanted.
+/// Activations of one step; `rows` is the step's tokens, `last` the rows whose logits are wanted. Heads and
+/// inner elements are the rank's own.
 pub(super) struct Scratch<B: Backend> {
     pub(super) residual: B::Buffer,      // (rows, hidden)
     pub(super) normed: B::Buffer,        // (rows, hidden)
@@ -16,31 +19,35 @@ pub(super) struct Scratch<B: Backend> {
     pub(super) last_residual: B::Buffer, // (last, hidden)
     pub(super) last_out: B::Buffer,      // (last, hidden)
     pub(super) last_normed: B::Buffer,   // (last, hidden)
-    pub(super) logits: B::Buffer,        // (last, vocab)
+    pub(super) logits_part: B::Buffer,   // (last, own vocab); empty on a single device
+    pub(super) logits: B::Buffer,        // (last, vocab); empty but on the first rank
 }
 
 impl<B: Backend> Scratch<B> {
     pub(super) fn alloc(
         loader: &WeightLoader<'_, B>,
-        config: &DecoderConfig,
+        (config, shard): (&DecoderConfig, &DecoderShard),
         limits: BatchLimits,
     ) -> Result<Self, LoadError> {
         let rows = |width: usize| loader.alloc("activations", limits.max_num_batched_tokens * width);
         let sums = |rows: usize, width: usize| loader.alloc_f32("activations", rows * width);
         let last = |width: usize| loader.alloc("logits", limits.max_num_seqs * width);
-        let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+        let (hidden, intermediate) = (config.hidden_size, shard.intermediate.len);
+        let rank = loader.backend.rank();
+        let logits_of = |width: usize, here: bool| sums(if here { limits.max_num_seqs } else { 0 }, width);
         Ok(Self {
             residual: sums(limits.max_num_batched_tokens, hidden)?,
             normed: rows(hidden)?,
             block_out: rows(hidden)?,
-            qkv: rows(config.heads.qkv_width())?,
-            attended: rows(config.heads.q_width())?,
+            qkv: rows(shard.heads.qkv_width())?,
+            attended: rows(shard.heads.q_width())?,
             gate_up: rows(2 * intermediate)?,
             activated: rows(intermediate)?,
             last_residual: sums(limits.max_num_seqs, hidden)?,
             last_out: last(hidden)?,
             last_normed: last(hidden)?,
-            logits: sums(limits.max_num_seqs, config.vocab_size)?,
+            logits_part: logits_of(shard.vocab.len, rank.count > 1)?,
+            logits: logits_of(config.vocab_size, rank.index == 0)?,
         })
     }
 }
