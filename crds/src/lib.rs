@@ -32,7 +32,7 @@ pub use problem::{Problem, Reason};
 pub use reference::reference_page;
 pub use source::ModelSource;
 pub use spec::{
-    AccessMode, AutoscalingSpec, CacheSpec, EngineSpec, FerrumModel, FerrumModelSpec, MemorySize,
+    AccessMode, AutoscalingSpec, CacheSpec, EngineSpec, FerrumModel, FerrumModelSpec, MemorySize, ModelTask,
     PodTemplate, RolloutSpec, ScalingTarget, SecretKeyRef,
 };
 pub use status::{AutoscalingStatus, ColdStartStatus, FerrumModelStatus, WeightsStatus};

@@ -37,6 +37,13 @@ pub enum Reason {
         /// What has it, and where.
         by: String,
     },
+    /// Its value is one of the API that this version does not serve.
+    Unsupported {
+        /// The value, as JSON.
+        value: String,
+        /// What this version serves.
+        served: String,
+    },
     /// No such field exists.
     Unknown {
         /// The closest field that exists, if one is close.
@@ -52,6 +59,15 @@ impl Problem {
         let reason = Reason::Invalid {
             value: render(value),
             expected: expected.into(),
+        };
+        Self { path, reason }
+    }
+
+    /// `value` at `path` is not served by this version; `served` is.
+    pub(crate) fn unsupported(path: FieldPath, value: &Value, served: String) -> Self {
+        let reason = Reason::Unsupported {
+            value: render(value),
+            served,
         };
         Self { path, reason }
     }
@@ -95,6 +111,9 @@ impl fmt::Display for Problem {
             Reason::Invalid { value, expected } => write!(f, "{value} is not allowed: expected {expected}"),
             Reason::Missing { expected } => write!(f, "missing: expected {expected}"),
             Reason::Taken { value, by } => write!(f, "{value} is taken by {by}"),
+            Reason::Unsupported { value, served } => {
+                write!(f, "{value} is not served by this version, which serves {served}")
+            }
             Reason::Unknown {
                 closest: Some(closest),
                 ..

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
-use crate::{FieldPath, Problem, crd::spec_schema, names, rules, shape};
+use crate::{FieldPath, ModelTask, Problem, crd::spec_schema, names, rules, shape};
 
 /// Every problem of an object as it was written.
 pub(crate) fn find_problems(object: &Value) -> Vec<Problem> {
@@ -13,7 +13,24 @@ pub(crate) fn find_problems(object: &Value) -> Vec<Problem> {
     let mut broken_rules = rules::find_problems(object);
     broken_rules.retain(|rule| !problems.iter().any(|shape| shape.path == rule.path));
     problems.extend(broken_rules);
+    problems.extend(unserved_task(object));
     problems
+}
+
+/// A task of the API that this version has no engine for: no rule of the API server, which may be newer or older.
+fn unserved_task(object: &Value) -> Option<Problem> {
+    let word = &object["spec"]["task"];
+    let task: ModelTask = word.as_str()?.parse().ok()?;
+    if task.served().is_some() {
+        return None;
+    }
+    let served: Vec<_> = ModelTask::ALL
+        .into_iter()
+        .filter(|task| task.served().is_some())
+        .map(ModelTask::as_str)
+        .collect();
+    let path = FieldPath::of("spec.task");
+    Some(Problem::unsupported(path, word, served.join(" and ")))
 }
 
 /// Schema of the whole object: the API server checks the envelope itself, outside of the CRD's schema.

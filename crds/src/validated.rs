@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     AccessMode, AutoscalingSpec, CacheSpec, EngineSpec, FerrumModel, FerrumModelSpec, FieldPath, MemorySize,
-    ModelSource, PodTemplate, Problem, RolloutSpec, SecretKeyRef, validate,
+    ModelSource, ModelTask, PodTemplate, Problem, RolloutSpec, SecretKeyRef, validate,
 };
 
 /// A FerrumModel that can be served, with every default applied.
@@ -213,7 +213,7 @@ fn launch_config(source: &ModelSource, spec: &FerrumModelSpec) -> LaunchConfig {
     } = spec.engine.clone().unwrap_or_default();
     let max_num_seqs = whole(max_num_seqs).unwrap_or(defaults.max_num_seqs);
     LaunchConfig {
-        task: spec.task,
+        task: spec.task.and_then(ModelTask::served),
         device: spec.device.unwrap_or(defaults.device),
         dtype: spec.dtype.unwrap_or(defaults.dtype),
         quantization: spec.quantization.unwrap_or(defaults.quantization),

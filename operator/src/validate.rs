@@ -1,6 +1,6 @@
 //! From what was read to what may be built; no client is needed.
 
-use ferrum_crds::{FerrumModel, ModelSource, ValidatedModel, names::ConditionReason};
+use ferrum_crds::{FerrumModel, ModelSource, Problem, Reason, ValidatedModel, names::ConditionReason};
 use ferrum_engine::Device;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource as _;
@@ -55,7 +55,12 @@ pub(crate) fn validate(found: &Dereferenced, config: &OperatorConfig) -> Result<
     let object = &*found.model;
     let model = ValidatedModel::try_from(object).map_err(|problems| {
         let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        Refusal::new(ConditionReason::InvalidSpec, told.join("; "))
+        let is_unsupported = |problem: &Problem| matches!(problem.reason, Reason::Unsupported { .. });
+        let reason = match problems.iter().all(is_unsupported) {
+            true => ConditionReason::TaskNotSupported,
+            false => ConditionReason::InvalidSpec,
+        };
+        Refusal::new(reason, told.join("; "))
     })?;
     let image = image(&model, config)?;
     if matches!(model.source(), ModelSource::File { .. }) && !config.allow_node_files {

@@ -64,6 +64,18 @@ fn a_spec_that_passed_an_older_definition_is_refused_in_words() {
 }
 
 #[test]
+fn a_task_of_a_later_version_is_refused_with_what_this_one_serves() {
+    let refusal =
+        validate(&found("model: 'hf://org/name', task: transcription"), &config()).expect_err("refused");
+    assert_eq!(refusal.reason, Reason::TaskNotSupported);
+    assert!(
+        refusal.message.contains("serves chat and embedding"),
+        "{}",
+        refusal.message
+    );
+}
+
+#[test]
 fn a_model_is_served_under_the_names_that_are_left() {
     let refusal = Refusal::new(Reason::ServedNameTaken, "a is served by x/y");
     let mut younger = found("model: 'hf://org/name', servedNames: [a, b]");

@@ -68,7 +68,8 @@ words! {
         Ready,
         /// Replicas are being started, replaced or taken away.
         Progressing,
-        /// Something needs a person. With no ready replica, requests are refused at once with its message.
+        /// Something needs a person. With no ready replica, requests are refused at once with its message, except while
+        /// a node or a volume is missing, which a cluster may add: then they are held for their time.
         Degraded,
     }
 }
@@ -120,6 +121,8 @@ words! {
         // --- the object, and what it refers to
         /// The spec is refused; the message names field, value and what is allowed. Correct it and apply it again.
         InvalidSpec,
+        /// This version has no engine for spec.task; choose one that the message names, or leave it out.
+        TaskNotSupported,
         /// An older model serves this name; choose another in servedNames or delete the older one.
         ServedNameTaken,
         /// An object of the needed name exists and belongs to someone else; it is left alone. Rename the model or
@@ -141,9 +144,13 @@ words! {
         Unauthorized,
         /// The hub wants the model's terms accepted (403); accept them on its page with the token's account.
         Gated,
-        /// The hub has no such repository, revision or file (404); correct spec.model.
+        /// The web server of an https:// model asks for credentials (401, 403), and none are sent; put the file where
+        /// none are needed, or on a volume (pvc://).
+        AccessDenied,
+        /// The hub or web server has no such repository, revision or file (404); correct spec.model.
         NotFound,
-        /// The hub cannot be reached or fails; the fetch is tried again. Check network policies, proxy and HF_ENDPOINT.
+        /// The hub or web server cannot be reached or fails; the fetch is tried again. Check spec.model, network
+        /// policies, proxy and HF_ENDPOINT.
         HubUnreachable,
         /// What arrived differs from what the hub announced; it is fetched again. If it stays, a proxy alters it.
         ChecksumMismatch,
@@ -205,6 +212,17 @@ words! {
         CrashLooping,
         /// The replicas are not ready within their time; see the message and the pod's log.
         ProgressDeadlineExceeded,
+    }
+}
+
+impl ConditionReason {
+    /// Whether it may pass without anybody's help: a cluster that adds nodes or volumes on demand sees the same reasons
+    /// as one that never will. Requests are held for their time, not refused at once.
+    pub const fn may_heal(self) -> bool {
+        matches!(
+            self,
+            Self::ClaimPending | Self::InsufficientGpu | Self::InsufficientResources | Self::NoMatchingNode
+        )
     }
 }
 

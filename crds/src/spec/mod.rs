@@ -6,9 +6,10 @@ mod pod_schema;
 mod scaling;
 mod size;
 mod storage;
+mod task;
 mod words;
 
-use ferrum_engine::{Device, Dtype, Quantization, Task};
+use ferrum_engine::{Device, Dtype, Quantization};
 use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use self::{
     scaling::{AutoscalingSpec, RolloutSpec, ScalingTarget},
     size::MemorySize,
     storage::{AccessMode, CacheSpec, SecretKeyRef},
+    task::ModelTask,
 };
 use crate::status::FerrumModelStatus;
 
@@ -112,10 +114,11 @@ pub struct FerrumModelSpec {
     #[schemars(length(min = 1, max = 512))]
     pub model: String,
 
-    /// What the model is for: chat or embedding. Without it, the weights decide.
+    /// What the model is for: chat, embedding, transcription or speech. Without it, the weights decide. This version
+    /// serves chat and embedding; of the others it says so in the condition Accepted.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "words")]
-    #[schemars(schema_with = "words::schema::<Task>")]
-    pub task: Option<Task>,
+    #[schemars(schema_with = "words::schema::<ModelTask>")]
+    pub task: Option<ModelTask>,
 
     /// Names that clients put into `model` of an OpenAI request. Without it, the name of this object.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,9 +2,11 @@
 
 use std::str::FromStr;
 
-use ferrum_engine::{Device, Dtype, Quantization, Task};
+use ferrum_engine::{Device, Dtype, Quantization};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+use super::ModelTask;
 
 pub(super) trait Word: FromStr<Err = String> + Copy + 'static {
     fn words() -> Vec<&'static str>;
@@ -24,7 +26,7 @@ macro_rules! word {
         }
     )*};
 }
-word!(Device, Dtype, Quantization, Task);
+word!(Device, Dtype, ModelTask, Quantization);
 
 pub(super) fn schema<W: Word>(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": W::words()})

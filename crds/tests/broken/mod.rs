@@ -341,7 +341,17 @@ spec:
   model: hf://o/n
   task: chats
 "#,
-r#"m.yaml:7:9: spec.task: "chats" is not allowed: expected chat or embedding"#),
+r#"m.yaml:7:9: spec.task: "chats" is not allowed: expected chat, embedding, transcription or speech"#),
+    (
+r#"apiVersion: ferrum.dev/v1alpha1
+kind: FerrumModel
+metadata:
+  name: m
+spec:
+  model: hf://o/n
+  task: speech
+"#,
+r#"m.yaml:7:9: spec.task: "speech" is not served by this version, which serves chat and embedding"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
