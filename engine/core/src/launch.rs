@@ -180,15 +180,24 @@ impl LaunchConfig {
         Ok(())
     }
 
-    /// The local path, when the model is one (`file://…`, or a path that starts with `/` or `.`).
+    /// The local path, when the model is one.
     pub fn local_path(&self) -> Option<PathBuf> {
-        if let Some(path) = self.model.strip_prefix("file://") {
-            return Some(PathBuf::from(path));
-        }
-        self.model
-            .starts_with(['/', '.'])
-            .then(|| PathBuf::from(&self.model))
+        local_path(&self.model)
     }
+}
+
+/// The path that `model` names: `file://…`, `~/…`, what starts with `/` or `.`, and a `.gguf` file of this folder. No
+/// organisation of the hub begins with a dot: `.cache/model` is a path like `./model`.
+pub fn local_path(model: &str) -> Option<PathBuf> {
+    if let Some(path) = model.strip_prefix("file://") {
+        return Some(PathBuf::from(path));
+    }
+    if let Some(rest) = model.strip_prefix("~/") {
+        return Some(std::env::home_dir()?.join(rest));
+    }
+    let is_gguf = model.len() > 5 && model.to_ascii_lowercase().ends_with(".gguf");
+    let is_path = model.starts_with(['/', '.']) || (!model.contains('/') && is_gguf);
+    is_path.then(|| PathBuf::from(model))
 }
 
 /// A launch configuration that contradicts itself.

@@ -349,7 +349,7 @@ impl Launch<'_> {
 fn source(config: &LaunchConfig) -> String {
     match config.local_path() {
         Some(path) => format!("file://{}", path.display()),
-        None if config.model.starts_with("hf://") || !config.model.contains('/') => config.model.clone(),
+        None if config.model.contains("://") || !config.model.contains('/') => config.model.clone(),
         None => format!("hf://{}", config.model),
     }
 }

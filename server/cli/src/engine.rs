@@ -1,6 +1,10 @@
 //! From the name of a model to an engine in this process that has made a token.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use ferrum_engine::{LaunchConfig, ModelCard, Phase, SharedEngine};
@@ -12,6 +16,9 @@ use crate::{
     hub::{self, FetchEvent, FetchObserver, HubConfig, ModelRef},
     progress::DownloadProgress,
 };
+
+/// Bytes that arrive are told at most this often.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 
 /// Hears what a starting engine does.
 pub(crate) type PhaseSink = Arc<dyn Fn(Phase) + Send + Sync>;
@@ -62,10 +69,7 @@ async fn load_model(mut config: LaunchConfig, on_phase: PhaseSink) -> anyhow::Re
         .parse()
         .map_err(|error: hub::RefError| UsageError(error.to_string()))?;
     ferrum_runtime::check_device(&config)?;
-    let observer = FetchPhases {
-        shown: DownloadProgress::new(),
-        on_phase: Arc::clone(&on_phase),
-    };
+    let observer = FetchPhases::new(Arc::clone(&on_phase));
     let resolved = hub::resolve(&model, &HubConfig::from_env(), &observer).await?;
     if config.served_names.is_empty() {
         config.served_names = resolved.names;
@@ -88,27 +92,52 @@ fn launch(config: &LaunchConfig, path: PathBuf, on_phase: PhaseSink) -> anyhow::
 }
 
 /// A download as a phase, and on the terminal.
-struct FetchPhases {
+pub(crate) struct FetchPhases {
     shown: DownloadProgress,
     on_phase: PhaseSink,
+    told: Mutex<Option<Instant>>,
+}
+
+impl FetchPhases {
+    /// Tells `on_phase`.
+    pub(crate) fn new(on_phase: PhaseSink) -> Self {
+        Self {
+            shown: DownloadProgress::new(),
+            on_phase,
+            told: Mutex::default(),
+        }
+    }
+
+    /// Whether it is time to tell again.
+    fn is_due(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
+        if is_due {
+            *told = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 impl FetchObserver for FetchPhases {
     fn on_event(&self, event: FetchEvent<'_>) {
-        if let FetchEvent::Begin {
+        let fetching = |done_bytes, total_bytes| Phase::Fetching {
             done_bytes,
             total_bytes,
-            ..
-        }
-        | FetchEvent::Bytes {
-            done_bytes,
-            total_bytes,
-        } = event
-        {
-            (self.on_phase)(Phase::Fetching {
+        };
+        match event {
+            FetchEvent::Begin {
                 done_bytes,
                 total_bytes,
-            });
+                ..
+            } => (self.on_phase)(fetching(done_bytes, total_bytes)),
+            FetchEvent::Bytes {
+                done_bytes,
+                total_bytes,
+            } if done_bytes == total_bytes || self.is_due() => {
+                (self.on_phase)(fetching(done_bytes, total_bytes));
+            }
+            _ => {}
         }
         self.shown.on_event(event);
     }

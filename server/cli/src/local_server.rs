@@ -46,6 +46,12 @@ impl LocalServer {
         })
     }
 
+    /// Tells the frontend's watchers what goes on.
+    pub(crate) fn phase_sink(&self) -> PhaseSink {
+        let handle = self.handle.clone();
+        Arc::new(move |phase| handle.set_phase(phase))
+    }
+
     /// Loads the model of `config` and serves it; phases go to the frontend and to `on_phase`.
     ///
     /// # Errors
@@ -56,9 +62,9 @@ impl LocalServer {
         sim: Option<SimConfig>,
         on_phase: PhaseSink,
     ) -> anyhow::Result<ModelCard> {
-        let handle = self.handle.clone();
+        let tell = self.phase_sink();
         let both: PhaseSink = Arc::new(move |phase: Phase| {
-            handle.set_phase(phase.clone());
+            tell(phase.clone());
             on_phase(phase);
         });
         match engine::load(config, sim, both).await {

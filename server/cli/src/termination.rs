@@ -56,10 +56,12 @@ fn of_hub(error: &HubError) -> Reason {
         HubError::BadToken => Reason::Unauthorized,
         HubError::Gated { .. } => Reason::Gated,
         HubError::Corrupt { .. } => Reason::ChecksumMismatch,
-        HubError::BrokenOff { .. } | HubError::NoNetwork { .. } | HubError::NotAHub { .. } => {
-            Reason::HubUnreachable
-        }
-        HubError::NoSpace { .. } => Reason::CacheTooSmall,
+        HubError::BrokenOff { .. }
+        | HubError::HostUnreachable { .. }
+        | HubError::NoNetwork { .. }
+        | HubError::NotAHub { .. } => Reason::HubUnreachable,
+        HubError::NoSpace { .. } | HubError::TooLarge { .. } => Reason::CacheTooSmall,
+        HubError::NotGguf { .. } => Reason::InvalidWeights,
         HubError::RepoNotFound { .. } | HubError::RevisionNotFound { .. } | HubError::Select { .. } => {
             Reason::NotFound
         }
@@ -67,6 +69,12 @@ fn of_hub(error: &HubError) -> Reason {
         HubError::Offline { .. } | HubError::NotCached { .. } | HubError::NotAModel { .. } => {
             Reason::WeightsNotFound
         }
+        HubError::WebStatus { status, .. } => match status.as_u16() {
+            401 | 403 => Reason::AccessDenied,
+            404 | 410 => Reason::NotFound,
+            408 | 429 | 500.. => Reason::HubUnreachable,
+            _ => Reason::FetchFailed,
+        },
         HubError::Status { status, .. } => match status {
             401 => Reason::Unauthorized,
             403 => Reason::Gated,

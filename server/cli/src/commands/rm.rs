@@ -27,17 +27,18 @@ pub(crate) struct RmArgs {
 
 /// Removes the files and says how much is free now.
 pub(crate) async fn run(args: RmArgs) -> anyhow::Result<ExitCode> {
-    let ModelRef::Hub(model) = &args.model else {
-        bail!(UsageError(format!(
+    let title = match &args.model {
+        ModelRef::Hub(model) => model.title(),
+        ModelRef::Web(model) => model.url().to_owned(),
+        ModelRef::Local(_) => bail!(UsageError(format!(
             "{} is not in the cache; delete it yourself",
             args.model
-        )));
+        ))),
     };
-    let freed = hub::remove(model, &HubConfig::from_env())?;
+    let freed = hub::remove(&args.model, &HubConfig::from_env())?;
     writeln!(
         io::stderr(),
-        "removed {}: {} are free now",
-        model.title(),
+        "removed {title}: {} are free now",
         format_bytes(freed)
     )?;
     Ok(ExitCode::SUCCESS)

@@ -13,6 +13,8 @@ pub(crate) struct HubConfig {
     pub(crate) cache: PathBuf,
     /// Whether requests are forbidden.
     pub(crate) offline: bool,
+    /// Most bytes that a model may have to be fetched.
+    pub(crate) max_bytes: Option<u64>,
 }
 
 impl HubConfig {
@@ -36,6 +38,7 @@ impl HubConfig {
                 .filter(|token| !token.is_empty()),
             cache: cache.unwrap_or_else(|| home.join("hub")),
             offline: var("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            max_bytes: None,
         }
     }
 
@@ -53,6 +56,7 @@ impl fmt::Debug for HubConfig {
             .field("has_token", &self.token.is_some())
             .field("cache", &self.cache)
             .field("offline", &self.offline)
+            .field("max_bytes", &self.max_bytes)
             .finish()
     }
 }

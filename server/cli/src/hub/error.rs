@@ -20,11 +20,11 @@ pub(crate) enum HubError {
         expected: String,
     },
     /// A download broke off more often than is worth retrying.
-    #[error("the download of {file} broke off at {done_bytes} of {total_bytes} bytes")]
+    #[error("the download of {file} broke off at {done_bytes}{} bytes", of(*.total_bytes))]
     BrokenOff {
         file: String,
         done_bytes: u64,
-        total_bytes: u64,
+        total_bytes: Option<u64>,
         source: io::Error,
     },
     /// The repository's licence was not accepted.
@@ -34,12 +34,18 @@ pub(crate) enum HubError {
         page: String,
         has_token: bool,
     },
+    /// Nothing answers at the address of a file.
+    #[error("cannot reach {url}")]
+    HostUnreachable { url: String, source: NetworkError },
     /// The hub answers with something that cannot be used.
     #[error("{url} does not answer like a model hub: {reason}")]
     NotAHub { url: String, reason: String },
     /// Nothing answers.
     #[error("cannot reach the model hub at {endpoint}")]
     NoNetwork { endpoint: String, source: NetworkError },
+    /// What the address holds is something else.
+    #[error("{url} is not a GGUF file: {reason}")]
+    NotGguf { url: String, reason: String },
     /// Not in the cache, and no request is allowed.
     #[error("{repo} is not in {}, and HF_HUB_OFFLINE forbids to download it", .cache.display())]
     Offline { repo: String, cache: PathBuf },
@@ -78,6 +84,22 @@ pub(crate) enum HubError {
         url: String,
         message: Option<String>,
         retry_after_seconds: Option<u64>,
+    },
+    /// More than may be fetched.
+    #[error(
+        "{model} has {} ({total_bytes} bytes), and at most {} ({max_bytes} bytes) may be fetched",
+        format_bytes(*.total_bytes), format_bytes(*.max_bytes)
+    )]
+    TooLarge {
+        model: String,
+        total_bytes: u64,
+        max_bytes: u64,
+    },
+    /// A web server that says no.
+    #[error("{url} is answered with {status}")]
+    WebStatus {
+        url: String,
+        status: reqwest::StatusCode,
     },
     /// A file of the cache cannot be read or written.
     #[error("{action} {}", .path.display())]
@@ -142,6 +164,17 @@ impl HubError {
                 None => "too many requests; try again later, or set HF_TOKEN".to_owned(),
             },
             Self::Status { status: 500.., .. } => "the hub has trouble; try again later".to_owned(),
+            Self::HostUnreachable { .. } => {
+                "check the address, the network and HTTPS_PROXY, or download the file yourself and name its path".to_owned()
+            }
+            Self::NotGguf { .. } => "check the address: it must be that of the file, not of a page about it".to_owned(),
+            Self::TooLarge { .. } => "raise the limit (spec.cache.size, --max-bytes) or choose a smaller model".to_owned(),
+            Self::WebStatus { status, .. } => match status.as_u16() {
+                401 | 403 => "no credentials are sent to web servers; download the file yourself and name its path".to_owned(),
+                404 | 410 => "check the address".to_owned(),
+                429 | 500.. => "try again later".to_owned(),
+                _ => return None,
+            },
             Self::NotCached { .. } => "ferrum list shows what is".to_owned(),
             Self::Status { .. } | Self::NotAModel { .. } => return None,
             Self::Io { source, .. } => return io_help(source),
@@ -152,8 +185,11 @@ impl HubError {
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(
             self,
-            Self::NoNetwork { .. } | Self::Offline { .. } | Self::Status { status: 500.., .. }
-        )
+            Self::HostUnreachable { .. }
+                | Self::NoNetwork { .. }
+                | Self::Offline { .. }
+                | Self::Status { status: 500.., .. }
+        ) || matches!(self, Self::WebStatus { status, .. } if status.is_server_error())
     }
 
     /// For `map_err`: an error of a file operation.
@@ -161,6 +197,12 @@ impl HubError {
         let path = path.into();
         move |source| Self::Io { action, path, source }
     }
+}
+
+fn of(total_bytes: Option<u64>) -> String {
+    total_bytes
+        .map(|bytes| format!(" of {bytes}"))
+        .unwrap_or_default()
 }
 
 fn missing_repo(near: &[&str], has_token: bool) -> String {

@@ -11,15 +11,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     client::is_hex,
-    download::hex,
     error::HubError,
     reference::{Choice, HubRef},
     select::{Entry, RepoFile, select},
     store::{RepoStore, complete_entry, create_parent, link_into, list_folder},
+    transfer::hex,
+    web::GGUF_MAGIC,
 };
 
 const READ_SIZE: usize = 1 << 20;
-const GGUF_MAGIC: &[u8; 4] = b"GGUF";
 
 /// Copies the model at `path` (a folder or a .gguf file) into the cache as `model`; returns what the engine opens.
 ///

@@ -16,6 +16,7 @@ use super::{
     reference::{Choice, HubRef, has_gguf_extension},
     select::{Entry, RepoFile, quantization_label, select},
     store::{RepoStore, complete_entry, list_folder},
+    web,
 };
 
 /// A model of the cache.
@@ -23,11 +24,11 @@ use super::{
 pub(crate) struct CachedModel {
     /// What `ferrum run` takes.
     pub(crate) name: String,
-    /// `org/name`.
+    /// `org/name`, or the address of a file.
     pub(crate) repository: String,
-    /// The branch or tag that it is, else the commit.
+    /// The branch or tag that it is, else the commit; empty for a file of a web server.
     pub(crate) revision: String,
-    /// The commit.
+    /// The commit; empty for a file of a web server.
     pub(crate) commit: String,
     /// Bytes of its files.
     pub(crate) size_bytes: u64,
@@ -45,6 +46,21 @@ pub(crate) struct CachedModel {
     pub(crate) path: PathBuf,
 }
 
+impl CachedModel {
+    /// Fills in what the weights tell.
+    pub(super) fn read_facts(&mut self) {
+        match ferrum_models::open(&self.path) {
+            Ok(checkpoint) => {
+                let facts = checkpoint.facts();
+                self.weights = Some(facts.weights.clone());
+                self.task = Some(facts.task.to_string());
+                self.num_parameters = Some(facts.num_parameters);
+            }
+            Err(error) => self.problem = Some(error.to_string()),
+        }
+    }
+}
+
 /// Every model of the cache, by name. Data sets and other things that tools of the hub keep there are left out.
 ///
 /// # Errors
@@ -58,6 +74,7 @@ pub(crate) fn cached_models(config: &HubConfig) -> Result<Vec<CachedModel>, HubE
             .to_string_lossy()
             .into_owned();
         let Some(repo) = name.strip_prefix("models--") else {
+            models.extend(web::describe(&folder));
             continue;
         };
         // `--` stands for the slash; a name with `--` of its own has it after the first.
@@ -191,15 +208,7 @@ fn describe(store: &RepoStore, repo: &str, path: PathBuf, found: Found) -> Cache
         path,
     };
     if model.problem.is_none() {
-        match ferrum_models::open(&model.path) {
-            Ok(checkpoint) => {
-                let facts = checkpoint.facts();
-                model.weights = Some(facts.weights.clone());
-                model.task = Some(facts.task.to_string());
-                model.num_parameters = Some(facts.num_parameters);
-            }
-            Err(error) => model.problem = Some(error.to_string()),
-        }
+        model.read_facts();
     }
     model
 }
@@ -286,7 +295,8 @@ fn blob_bytes(root: &Path) -> u64 {
         .sum()
 }
 
-fn modified_unix(path: &Path) -> u64 {
+/// When `path` changed last, in seconds since 1970; 0 where nobody knows.
+pub(super) fn modified_unix(path: &Path) -> u64 {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     let since = modified
         .ok()

@@ -1,7 +1,8 @@
 //! From the name of a model to its files on this disk.
 //!
 //! `reference` reads the name, `names` knows the short ones, `select` says which files are needed, `store` is the cache
-//! that all tools of the hub share, `client` and `download` bring what is missing, `import` takes it from a folder.
+//! that all tools of the hub share, `client` and `download` bring what is missing, `web` does so from any web server,
+//! `import` takes it from a folder.
 
 mod client;
 mod config;
@@ -13,17 +14,19 @@ pub(crate) mod names;
 mod reference;
 mod select;
 mod store;
+mod transfer;
+mod web;
 
 use std::path::{Path, PathBuf};
 
 use self::{client::HubClient, download::Download, store::RepoStore};
 pub(crate) use self::{
     config::HubConfig,
-    download::{FetchEvent, FetchObserver},
     error::HubError,
-    list::{CachedModel, cached_models, remove},
+    list::{CachedModel, cached_models},
     reference::{HubRef, ModelRef, RefError},
     store::write_atomically,
+    transfer::{FetchEvent, FetchObserver},
 };
 
 /// A model on this disk.
@@ -37,7 +40,7 @@ pub(crate) struct Resolved {
     pub(crate) names: Vec<String>,
 }
 
-/// Finds `model` on this disk, or brings it from the hub. What is cached and complete costs no request.
+/// Finds `model` on this disk, or brings it from where it is. What is cached and complete costs no request.
 ///
 /// # Errors
 /// See [`HubError`].
@@ -46,43 +49,75 @@ pub(crate) async fn resolve(
     config: &HubConfig,
     observer: &dyn FetchObserver,
 ) -> Result<Resolved, HubError> {
-    let hub = match model {
-        ModelRef::Local(path) => return resolve_local(path),
-        ModelRef::Hub(hub) => hub,
-    };
-    let path = match RepoStore::new(&config.cache, &hub.repo).cached(hub) {
+    if let ModelRef::Local(path) = model {
+        return resolve_local(path);
+    }
+    let path = match cached(model, config) {
         Some(path) => path,
-        None => pull(hub, config, observer).await?,
+        None => pull(model, config, observer).await?,
+    };
+    let names = match model {
+        ModelRef::Hub(hub) => hub.served_names(),
+        ModelRef::Web(web) => vec![web.title().to_owned()],
+        ModelRef::Local(_) => Vec::new(),
     };
     Ok(Resolved {
         path,
         source: model.to_string(),
-        names: hub.served_names(),
+        names,
     })
 }
 
-/// Brings the newest commit of the model's revision from the hub; files that are here are kept. A hub that cannot be
-/// reached is no error while a complete copy is cached.
+/// Brings the newest commit of the model's revision, or the file as its server has it now; what is here is kept. A
+/// server that cannot be reached is no error while a complete copy is cached.
 ///
 /// # Errors
 /// See [`HubError`].
 pub(crate) async fn pull(
-    model: &HubRef,
+    model: &ModelRef,
     config: &HubConfig,
     observer: &dyn FetchObserver,
 ) -> Result<PathBuf, HubError> {
-    let store = RepoStore::new(&config.cache, &model.repo);
-    let cached = store.cached(model);
-    let error = match fetch(model, config, &store, observer).await {
-        Ok(path) => return Ok(path),
-        Err(error) => error,
+    let cached = cached(model, config);
+    let fetched = match model {
+        _ if config.offline => Err(HubError::Offline {
+            repo: model.to_string().trim_start_matches("hf://").to_owned(),
+            cache: config.cache.clone(),
+        }),
+        ModelRef::Hub(hub) => fetch(hub, config, observer).await,
+        ModelRef::Web(web) => web::fetch(web, config, observer).await,
+        ModelRef::Local(path) => resolve_local(path).map(|found| found.path),
     };
-    match cached {
-        Some(path) if error.is_unreachable() => {
+    match (fetched, cached) {
+        (Err(error), Some(path)) if error.is_unreachable() => {
             observer.on_event(FetchEvent::Note(&format!("{error}; the cached copy is used")));
             Ok(path)
         }
-        _ => Err(error),
+        (fetched, _) => fetched,
+    }
+}
+
+/// The complete copy that is in the cache.
+fn cached(model: &ModelRef, config: &HubConfig) -> Option<PathBuf> {
+    match model {
+        ModelRef::Hub(hub) => RepoStore::new(&config.cache, &hub.repo).cached(hub),
+        ModelRef::Web(web) => web::cached(web, config),
+        ModelRef::Local(_) => None,
+    }
+}
+
+/// Takes the files of `model` out of the cache; returns the bytes that are free now.
+///
+/// # Errors
+/// [`HubError::NotCached`], [`HubError::Io`].
+pub(crate) fn remove(model: &ModelRef, config: &HubConfig) -> Result<u64, HubError> {
+    match model {
+        ModelRef::Hub(hub) => list::remove(hub, config),
+        ModelRef::Web(web) => web::remove(web, config),
+        ModelRef::Local(path) => Err(HubError::NotCached {
+            model: path.display().to_string(),
+            cache: config.cache.clone(),
+        }),
     }
 }
 
@@ -97,15 +132,9 @@ pub(crate) fn import(model: &HubRef, config: &HubConfig, path: &Path) -> Result<
 async fn fetch(
     model: &HubRef,
     config: &HubConfig,
-    store: &RepoStore,
     observer: &dyn FetchObserver,
 ) -> Result<PathBuf, HubError> {
-    if config.offline {
-        return Err(HubError::Offline {
-            repo: model.repo.clone(),
-            cache: config.cache.clone(),
-        });
-    }
+    let store = &RepoStore::new(&config.cache, &model.repo);
     let client = HubClient::new(config)?;
     let info = client.info(model).await?;
     let refuse = |source| HubError::Select {
@@ -118,6 +147,7 @@ async fn fetch(
         store,
         model,
         commit: &info.commit,
+        max_bytes: config.max_bytes,
         observer,
     };
     download.run(&selection).await?;

@@ -9,13 +9,14 @@
 //! | `org/name/file.gguf` | one GGUF file of it |
 //! | `hf://org/name@revision/file.gguf` | the same, spelled out |
 //! | `https://huggingface.co/org/name` | the address of its page, or of a file on it |
+//! | `https://host/path.gguf` | a GGUF file of any other web server |
 //! | `/path`, `./path`, `.path`, `../path`, `~/path`, `file://path`, `name.gguf` | a folder or a .gguf file on disk |
 //!
 //! A revision that contains a slash is written with `%2F`, except `refs/pr/N`.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use super::names;
+use super::{names, web::WebRef};
 
 /// A model, as named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub(crate) enum ModelRef {
     Hub(HubRef),
     /// On disk.
     Local(PathBuf),
+    /// A file of a web server.
+    Web(WebRef),
 }
 
 /// A model in a repository.
@@ -101,6 +104,7 @@ impl fmt::Display for ModelRef {
         match self {
             Self::Hub(hub) => hub.fmt(f),
             Self::Local(path) => write!(f, "file://{}", path.display()),
+            Self::Web(web) => f.write_str(web.url()),
         }
     }
 }
@@ -118,15 +122,12 @@ impl FromStr for ModelRef {
                 "expected a short name, org/name, a folder or a .gguf file".to_owned(),
             ));
         }
-        if let Some(path) = local_path(text) {
+        if let Some(path) = ferrum_engine::local_path(text) {
             return Ok(Self::Local(path));
         }
         let spelled = strip_host(text);
         if spelled.contains("://") {
-            return Err(refuse(
-                "only pages and files of https://huggingface.co are fetched; download it and name its path"
-                    .to_owned(),
-            ));
+            return WebRef::parse(text).map(Self::Web).map_err(refuse);
         }
         if let Some(repo) = names::repository(text) {
             return Ok(Self::Hub(HubRef {
@@ -140,18 +141,6 @@ impl FromStr for ModelRef {
         }
         parse_hub(&spelled).map(Self::Hub).map_err(refuse)
     }
-}
-
-fn local_path(text: &str) -> Option<PathBuf> {
-    if let Some(path) = text.strip_prefix("file://") {
-        return Some(PathBuf::from(path));
-    }
-    if let Some(rest) = text.strip_prefix("~/") {
-        return Some(std::env::home_dir()?.join(rest));
-    }
-    // No organisation of the hub begins with a dot: `.cache/model` is a path like `./model`.
-    let is_path = text.starts_with(['/', '.']) || (!text.contains('/') && has_gguf_extension(text));
-    is_path.then(|| PathBuf::from(text))
 }
 
 /// `hf://…`, or the address of a page copied from a browser, as `org/name[@revision][/file]`.

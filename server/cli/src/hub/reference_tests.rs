@@ -79,16 +79,36 @@ fn what_names_no_model_is_refused_with_the_reason() {
         ("a/b@../../etc", "is not a branch"),
         ("a/..", "expected org/name"),
         ("a/b c", "expected org/name"),
+        ("https://example.com/x.bin", "expected https://host/path.gguf"),
         (
-            "https://example.com/x.gguf",
-            "only pages and files of https://huggingface.co",
+            "https://user@example.com/x.gguf",
+            "expected https://host/path.gguf",
         ),
-        ("pvc://claim/x", "only pages and files of https://huggingface.co"),
+        ("https://example.com/x.gguf?key=1", "without a query"),
+        ("http://example.com/x.gguf", "expected https://, as http://"),
+        (
+            "http://127.0.0.1@example.com/x.gguf",
+            "expected https://, as http://",
+        ),
+        ("pvc://claim/x", "expected https://host/path.gguf"),
         ("a/b/model.safetensors", "cannot be served alone"),
         ("a/b:Q8_0@main/x.gguf", "both a file and a quantization"),
     ] {
         let error = text.parse::<ModelRef>().expect_err(text).to_string();
         assert!(error.contains(part), "{text}: {error}");
+    }
+}
+
+#[test]
+fn a_file_of_another_server_is_named_by_its_address() {
+    for text in [
+        "https://example.com:8443/a/b.gguf",
+        "http://127.0.0.1:9000/b.gguf",
+    ] {
+        let Ok(ModelRef::Web(web)) = text.parse() else {
+            panic!("{text}")
+        };
+        assert_eq!((web.url(), web.title()), (text, "b"));
     }
 }
 

@@ -111,20 +111,25 @@ impl RepoStore {
             .join(".locks")
             .join(self.repo.folder_name())
             .join(format!("{etag}.lock"));
-        create_parent(&path)?;
-        let file = File::create(&path).map_err(HubError::io("cannot write", &path))?;
-        let mut on_wait = Some(on_wait);
-        loop {
-            match file.try_lock() {
-                Ok(()) => return Ok(BlobLock { _file: file }),
-                Err(fs::TryLockError::WouldBlock) => {
-                    if let Some(on_wait) = on_wait.take() {
-                        on_wait();
-                    }
-                    tokio::time::sleep(LOCK_INTERVAL).await;
+        lock_file(path, on_wait).await
+    }
+}
+
+/// Waits for the lock that is the file `path`; `on_wait` is called once if another process holds it.
+pub(super) async fn lock_file(path: PathBuf, on_wait: impl FnOnce()) -> Result<BlobLock, HubError> {
+    create_parent(&path)?;
+    let file = File::create(&path).map_err(HubError::io("cannot write", &path))?;
+    let mut on_wait = Some(on_wait);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(BlobLock { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => {
+                if let Some(on_wait) = on_wait.take() {
+                    on_wait();
                 }
-                Err(fs::TryLockError::Error(error)) => return Err(HubError::io("cannot lock", path)(error)),
+                tokio::time::sleep(LOCK_INTERVAL).await;
             }
+            Err(fs::TryLockError::Error(error)) => return Err(HubError::io("cannot lock", path)(error)),
         }
     }
 }

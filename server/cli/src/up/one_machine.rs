@@ -7,8 +7,6 @@ use ferrum_crds::{
     manifest::{self, Refusals, Source},
 };
 
-use crate::hub::ModelRef;
-
 /// Reads manifests that this machine can serve.
 ///
 /// # Errors
@@ -51,11 +49,8 @@ pub(crate) fn note(model: &ValidatedModel) -> Option<String> {
 fn problems(model: &ValidatedModel) -> Vec<Problem> {
     let expected = match model.source() {
         ModelSource::Claim { .. } => {
-            "hf://org/name or file:///absolute/path with ferrum up, as volumes exist in a cluster only"
-        }
-        ModelSource::Web { url } if url.parse::<ModelRef>().is_err() => {
-            "hf://org/name, a file of https://huggingface.co or, once it is downloaded, file:///absolute/path.gguf with \
-             ferrum up"
+            "hf://org/name, https://host/path.gguf or file:///absolute/path with ferrum up, as volumes exist in a cluster \
+             only"
         }
         ModelSource::File { .. } | ModelSource::Hub { .. } | ModelSource::Web { .. } => return Vec::new(),
     };
@@ -112,13 +107,11 @@ mod tests {
         assert_eq!(
             parse_spec("model: pvc://weights/qwen"),
             Err(
-                "m.yaml:4:15: spec.model: \"pvc://weights/qwen\" is not allowed: expected hf://org/name or \
-                 file:///absolute/path with ferrum up, as volumes exist in a cluster only"
+                "m.yaml:4:15: spec.model: \"pvc://weights/qwen\" is not allowed: expected hf://org/name, \
+                 https://host/path.gguf or file:///absolute/path with ferrum up, as volumes exist in a cluster only"
                     .to_owned()
             )
         );
-        let refusal = parse_spec("model: 'https://example.com/x.gguf'").expect_err("refused");
-        assert!(refusal.contains("once it is downloaded"), "{refusal}");
-        parse_spec("model: 'https://huggingface.co/o/n/resolve/main/x.gguf'").expect("a file of the hub");
+        parse_spec("model: 'https://example.com/x.gguf'").expect("a file of any web server");
     }
 }

@@ -33,6 +33,8 @@ struct Inner {
     /// Token that the repository asks for.
     token: Option<String>,
     gated: bool,
+    /// Status of every answer that would have content.
+    status: Option<u16>,
     requests: Vec<String>,
 }
 
@@ -105,6 +107,16 @@ impl FakeHub {
         self.inner().gated = true;
     }
 
+    /// Answers every request for content with this status.
+    pub(crate) fn answer_with(&self, status: u16) {
+        self.inner().status = Some(status);
+    }
+
+    /// Changes the content of `file`.
+    pub(crate) fn replace(&self, file: &str, bytes: Vec<u8>) {
+        self.inner().files.insert(file.to_owned(), bytes.into());
+    }
+
     /// Requests so far, as `path` or `path range`.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.inner().requests.clone()
@@ -162,15 +174,17 @@ async fn info(State(inner): Shared, Path(revision): Path<String>, headers: Heade
 
 /// Large files are in LFS and have a SHA-256; small ones have git's id alone.
 fn sibling(name: &str, bytes: &Bytes, claimed_size: Option<u64>) -> serde_json::Value {
-    let digest: String = Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = hex(bytes);
     let mut value = serde_json::json!({ "rfilename": name, "size": bytes.len(), "blobId": digest[..40] });
     if !name.ends_with(".json") {
         value["lfs"] = serde_json::json!({ "sha256": digest, "size": claimed_size.unwrap_or(bytes.len() as u64), "pointerSize": 134 });
     }
     value
+}
+
+fn hex(bytes: &Bytes) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn refusal(inner: &Inner, headers: &HeaderMap) -> Option<Response> {
@@ -210,7 +224,16 @@ async fn content(State(inner): Shared, Path(file): Path<String>, headers: Header
     let Some(bytes) = inner.files.get(&file).cloned() else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    if let Some(status) = inner.status {
+        return StatusCode::from_u16(status).expect("a status").into_response();
+    }
+    let etag = format!("\"{}\"", hex(&bytes));
+    let asks = |name: header::HeaderName| headers.get(name).map(|value| value == etag.as_str());
+    if asks(header::IF_NONE_MATCH) == Some(true) {
+        return StatusCode::NOT_MODIFIED.into_response();
+    }
     let start = range
+        .filter(|_| asks(header::IF_RANGE) != Some(false))
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok())
         .unwrap_or(0);
     let total = bytes.len();
@@ -228,6 +251,7 @@ async fn content(State(inner): Shared, Path(file): Path<String>, headers: Header
     let headers = [
         (header::CONTENT_LENGTH, length.to_string()),
         (header::CONTENT_RANGE, range),
+        (header::ETAG, etag),
     ];
     let kept = inner.break_after.get_mut(&file).and_then(Vec::pop);
     let body = match kept {
