@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use ferrum_crds::names;
+use ferrum_crds::names::{self, ConditionReason};
 use ferrum_engine::Task;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::core::DynamicObject;
@@ -154,13 +154,20 @@ impl<'a> Conditions<'a> {
         Some((condition["status"].as_str()?, words))
     }
 
+    /// Why requests are refused at once; what may pass by itself is a phase.
     fn failure(&self) -> Option<String> {
         [("Accepted", "False"), ("Degraded", "True")]
             .into_iter()
             .find_map(|(kind, bad)| {
                 let (status, words) = self.find(kind)?;
-                (status == bad).then(|| words.to_owned())
+                (status == bad && !self.may_heal(kind)).then(|| words.to_owned())
             })
+    }
+
+    fn may_heal(&self, kind: &str) -> bool {
+        let condition = self.0.iter().find(|condition| condition["type"] == kind);
+        let reason = condition.and_then(|condition| condition["reason"].as_str()?.parse().ok());
+        reason.is_some_and(ConditionReason::may_heal)
     }
 
     /// The first step that is not done, in the order in which they are taken.

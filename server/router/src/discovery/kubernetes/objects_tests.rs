@@ -65,6 +65,33 @@ fn a_degraded_or_refused_model_says_why() {
 }
 
 #[test]
+fn a_model_that_waits_for_a_node_is_not_refused_but_says_so_as_its_phase() {
+    let message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu";
+    let told = |reason: &str| {
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": reason, "message": message});
+        let status = json!({"conditions": [condition("Degraded", "True"), condition("Scheduled", "False")]});
+        let facts = facts(json!({}), status);
+        (facts.message, facts.phase)
+    };
+    let phase = Some(format!("schedule: {message}"));
+    for reason in [
+        "InsufficientGpu",
+        "InsufficientResources",
+        "NoMatchingNode",
+        "ClaimPending",
+    ] {
+        assert_eq!(told(reason), (None, phase.clone()), "{reason}");
+    }
+    for reason in ["PriorityClassNotFound", "QuotaExceeded", "OfALaterVersion"] {
+        assert_eq!(
+            told(reason),
+            (Some(message.to_owned()), phase.clone()),
+            "{reason}"
+        );
+    }
+}
+
+#[test]
 fn what_was_said_of_an_older_spec_does_not_count() {
     let old = json!({"observedGeneration": 1, "conditions": [condition("Degraded", "True", "wrong")]});
     assert_eq!(facts(json!({}), old).message, None);
