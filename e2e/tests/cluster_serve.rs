@@ -115,6 +115,12 @@ async fn deleting_a_model_removes_all_that_was_made_for_it_and_nothing_else() ->
             2,
         )
         .await?;
+        let made = made_objects(&namespace).await?;
+        let budgets = made.get("poddisruptionbudget.policy");
+        ensure!(
+            budgets.is_some_and(|names| names.contains(&"short-lived".to_owned())),
+            "{made:?}"
+        );
         serve(&client, &namespace, &sim("stays", json!({})), 1).await?;
         let models: Api<FerrumModel> = Api::namespaced(client.clone(), &namespace);
         models.delete("short-lived", &DeleteParams::background()).await?;

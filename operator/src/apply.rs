@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Debug};
 
 use ferrum_crds::names::{self, ConditionReason as Reason};
 use k8s_openapi::{
-    api::{apps::v1::Deployment, batch::v1::Job},
+    api::{apps::v1::Deployment, batch::v1::Job, policy::v1::PodDisruptionBudget},
     apimachinery::pkg::apis::meta::v1::OwnerReference,
     jiff::{SignedDuration, Timestamp},
 };
@@ -68,6 +68,7 @@ impl Applier<'_> {
             cache,
             fetch,
             engines,
+            budget,
             state: Prepared,
         } = resources;
         let mut refused = None;
@@ -99,6 +100,7 @@ impl Applier<'_> {
             }
             Engines::KeepWith { replicas } => self.scale(*replicas).await?,
         }
+        self.apply_budget(budget.as_ref()).await?;
         if let Some(refusal) = refused {
             return Err(ApplyError::Refused(refusal));
         }
@@ -106,8 +108,25 @@ impl Applier<'_> {
             cache,
             fetch,
             engines,
+            budget,
             state: Applied { engines_generation },
         })
+    }
+
+    /// A budget that the model no longer needs goes, if it is its own.
+    async fn apply_budget(&mut self, budget: Option<&PodDisruptionBudget>) -> Result<(), ApplyError> {
+        const KIND: &str = "PodDisruptionBudget";
+        let live = self.observed.budget.clone();
+        if let Some(budget) = budget {
+            return self.apply_one(KIND, budget, live.as_deref()).await.map(drop);
+        }
+        if let Some(live) = live.filter(|live| is_owned_by(&**live, self.owner))
+            && live.metadata.deletion_timestamp.is_none()
+        {
+            self.seen.remove(&(KIND, live.name_any()));
+            delete(&Api::namespaced(self.client.clone(), self.namespace), &*live).await?;
+        }
+        Ok(())
     }
 
     /// Gives the generation that the object has with it.

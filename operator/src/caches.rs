@@ -8,6 +8,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
     core::v1::{PersistentVolumeClaim, Pod},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
@@ -33,6 +34,8 @@ pub(crate) struct Scope {
     pub(crate) jobs: Store<Job>,
     /// Claims that carry our label.
     pub(crate) claims: Store<PersistentVolumeClaim>,
+    /// Budgets of disruptions that carry our label.
+    pub(crate) budgets: Store<PodDisruptionBudget>,
     /// Pods that carry our label.
     pub(crate) pods: Store<Pod>,
     /// Models that have something to reconcile.
@@ -62,6 +65,7 @@ impl Scope {
             deployments: watch.start(labelled(), owner_ref, forget_template, tasks),
             jobs: watch.start(labelled(), owner_ref, forget_job_template, tasks),
             claims: watch.start(labelled(), owner_ref, forget_little, tasks),
+            budgets: watch.start(labelled(), owner_ref, forget_budget, tasks),
             pods: watch.start(labelled(), owner_ref, forget_containers, tasks),
             triggers: watch.triggers,
         }
@@ -69,12 +73,17 @@ impl Scope {
 
     /// A scope without watches.
     #[cfg(test)]
-    pub(crate) fn of_stores(models: Store<FerrumModel>, deployments: Store<Deployment>) -> Self {
+    pub(crate) fn of_stores(
+        models: Store<FerrumModel>,
+        deployments: Store<Deployment>,
+        budgets: Store<PodDisruptionBudget>,
+    ) -> Self {
         Self {
             models,
             deployments,
             jobs: store().0,
             claims: store().0,
+            budgets,
             pods: store().0,
             triggers: Arc::default(),
             unsynced: watch::Sender::new(0).subscribe(),
@@ -270,6 +279,11 @@ fn forget_job_template(job: &mut Job) {
     if let Some(spec) = &mut job.spec {
         spec.template = Default::default();
     }
+}
+
+/// Its status counts what the pods tell themselves.
+fn forget_budget(budget: &mut PodDisruptionBudget) {
+    budget.status = None;
 }
 
 /// A thousand pods are kept: only what tells their state.

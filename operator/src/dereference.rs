@@ -11,6 +11,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::Job,
     core::v1::{PersistentVolumeClaim, Pod, Secret},
+    policy::v1::PodDisruptionBudget,
 };
 use kube::{Api, Client, ResourceExt as _, runtime::reflector::ObjectRef};
 
@@ -60,11 +61,13 @@ pub(crate) struct Observed {
     pub(crate) jobs: Vec<Arc<Job>>,
     /// Its cache.
     pub(crate) cache: Option<Arc<PersistentVolumeClaim>>,
+    /// How many of its engines a drain may take.
+    pub(crate) budget: Option<Arc<PodDisruptionBudget>>,
     /// Its engine pods, the oldest first.
     pub(crate) engines: Vec<Arc<Pod>>,
     /// Pods that fetch its weights, the newest last.
     pub(crate) fetchers: Vec<Arc<Pod>>,
-    /// What engines told, by name of the pod.
+    /// What engines and fetches told, by name of the pod.
     pub(crate) facts: BTreeMap<String, EngineFacts>,
 }
 
@@ -152,20 +155,23 @@ fn observe(model: &FerrumModel, scope: &Scope, context: &Context) -> Observed {
     let (engines, rest): (Vec<_>, Vec<_>) = pods
         .into_iter()
         .partition(|pod| is_component(pod, names::COMPONENT_ENGINE));
+    let fetchers: Vec<_> = rest
+        .into_iter()
+        .filter(|pod| is_component(pod, names::COMPONENT_FETCH))
+        .collect();
     let facts = engines
         .iter()
+        .chain(&fetchers)
         .filter_map(|pod| Some((pod.name_any(), context.engines.facts(pod)?)));
     let cache_name = names::cache_claim_name(&name);
     Observed {
         deployment: scope.deployments.get(&ObjectRef::new(&name).within(&namespace)),
         jobs: Scope::of_model(&scope.jobs, model),
         cache: scope.claims.get(&ObjectRef::new(&cache_name).within(&namespace)),
+        budget: scope.budgets.get(&ObjectRef::new(&name).within(&namespace)),
         facts: facts.collect(),
         engines,
-        fetchers: rest
-            .into_iter()
-            .filter(|pod| is_component(pod, names::COMPONENT_FETCH))
-            .collect(),
+        fetchers,
     }
 }
 

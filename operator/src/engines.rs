@@ -1,4 +1,5 @@
-//! What engines say of themselves while they start: phases, the model's card, and when.
+//! What engines say of themselves while they start: phases, the model's card, and when. Jobs that fetch weights say how
+//! far they are in the same words.
 //!
 //! A stream lasts until the engine is ready and its card is known; then there is nothing more to learn from it.
 

@@ -65,6 +65,7 @@ fn stuck(observed: &Observed, now: Timestamp) -> Vec<String> {
         deployment: _,
         jobs,
         cache,
+        budget: _,
         engines,
         fetchers,
         facts: _,

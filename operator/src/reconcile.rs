@@ -136,6 +136,7 @@ impl Reconciler {
         let wanted = Wanted {
             validated: &validated,
             replicas: scaled.plan.replicas,
+            leaving: scaled.plan.leaving,
             weights,
             autoscaling: scaled.status,
         };
@@ -172,9 +173,10 @@ impl Reconciler {
             .map_err(ReconcileError::Status)
     }
 
-    /// Listens to engines that start; what they say causes a reconcile.
+    /// Listens to engines that start and to jobs that fetch; what they say causes a reconcile.
     fn follow_engines(&self, model: &FerrumModel, observed: &Observed) {
-        for pod in observed.engines.iter().filter(|pod| pods::is_wanted(pod)) {
+        let all = observed.engines.iter().chain(&observed.fetchers);
+        for pod in all.filter(|pod| pods::is_wanted(pod)) {
             let triggers = Arc::clone(&self.context.scopes[self.scope].triggers);
             let model = ObjectRef::from_obj(model);
             self.context

@@ -9,7 +9,7 @@ use std::{
 use ferrum_crds::FerrumModel;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, policy::v1::PodDisruptionBudget};
 use kube::{
     Client,
     client::Body,
@@ -82,6 +82,7 @@ struct Cluster {
     server: Arc<Mutex<Server>>,
     reconciler: Arc<Reconciler>,
     deployments: Writer<Deployment>,
+    budgets: Writer<PodDisruptionBudget>,
     _tasks: JoinSet<()>,
 }
 
@@ -111,9 +112,10 @@ impl Cluster {
         let (models, mut writer) = store();
         writer.apply_watcher_event(&Event::Apply(model.clone()));
         let (deployments, deployment_writer) = store();
+        let (budgets, budget_writer) = store();
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let mut tasks = JoinSet::new();
-        let scope = Scope::of_stores(models, deployments);
+        let scope = Scope::of_stores(models, deployments, budgets);
         let context = Context::new(Shared {
             events: Events::start(client.clone(), "test", &mut tasks),
             engines: Engines::new("test", metrics.engine_streams()),
@@ -131,6 +133,7 @@ impl Cluster {
             server,
             reconciler,
             deployments: deployment_writer,
+            budgets: budget_writer,
             _tasks: tasks,
         }
     }
@@ -170,6 +173,7 @@ impl Cluster {
     }
 }
 
+const BUDGET: &str = "/apis/policy/v1/namespaces/n/poddisruptionbudgets/m";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/n/deployments/m";
 
 fn objects_of(requests: &[String]) -> Vec<&str> {
@@ -241,7 +245,7 @@ async fn an_object_of_someone_else_is_left_alone() {
 
 #[tokio::test]
 async fn a_change_by_someone_else_is_taken_back() {
-    let model = model("model: 'hf://org/name', replicas: 2");
+    let model = model("model: 'hf://org/name'");
     let mut cluster = Cluster::with(&model);
     cluster.reconcile(&model).await.expect("reconciled");
     let mut changed = cluster.server.lock().expect("lock").objects[DEPLOYMENT].clone();
@@ -254,8 +258,42 @@ async fn a_change_by_someone_else_is_taken_back() {
     assert_eq!(objects_of(&requests), ["PATCH deployments/m"]);
     assert_eq!(
         cluster.server.lock().expect("lock").objects[DEPLOYMENT]["spec"]["replicas"],
-        2
+        1
     );
+}
+
+#[tokio::test]
+async fn a_budget_comes_with_a_second_replica_and_goes_with_it() {
+    let two = model("model: 'hf://org/name', replicas: 2");
+    let mut cluster = Cluster::with(&two);
+    let requests = cluster.reconcile(&two).await.expect("reconciled");
+    let expected = ["GET poddisruptionbudgets/m", "PATCH poddisruptionbudgets/m"];
+    assert_eq!(objects_of(&requests)[2..4], expected);
+    let applied = cluster.server.lock().expect("lock").objects[BUDGET].clone();
+    assert_eq!(applied["spec"]["maxUnavailable"], 1);
+    let applied: PodDisruptionBudget = serde_json::from_value(applied).expect("a budget");
+    cluster.budgets.apply_watcher_event(&Event::Apply(applied));
+    let one = model("model: 'hf://org/name', replicas: 1");
+    let requests = cluster.reconcile(&one).await.expect("reconciled");
+    assert!(
+        objects_of(&requests).contains(&"DELETE poddisruptionbudgets/m"),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_budget_of_someone_else_is_left_alone_and_told_while_the_engines_run() {
+    let model = model("model: 'hf://org/name', replicas: 2");
+    let cluster = Cluster::with(&model);
+    cluster.has(
+        BUDGET,
+        json!({"metadata": {"name": "m", "namespace": "n", "uid": "theirs"}, "spec": {"maxUnavailable": 0}}),
+    );
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    let objects = objects_of(&requests);
+    assert!(objects.contains(&"PATCH deployments/m"), "{objects:?}");
+    assert!(!objects.contains(&"PATCH poddisruptionbudgets/m"), "{objects:?}");
+    assert_eq!(cluster.condition("Accepted")["reason"], "NameTaken");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("batch", "v1", "Job"),
     ("", "v1", "Pod"),
     ("", "v1", "PersistentVolumeClaim"),
+    ("policy", "v1", "PodDisruptionBudget"),
     ("", "v1", "Service"),
 ];
 /// Of one kind; a test of scale has thousands.

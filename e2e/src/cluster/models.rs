@@ -147,7 +147,7 @@ pub async fn endpoint(client: &Client) -> Result<String> {
 /// # Errors
 /// kubectl's words.
 pub async fn made_objects(namespace: &str) -> Result<BTreeMap<String, Vec<String>>> {
-    let kinds = "deployments,replicasets,pods,jobs,persistentvolumeclaims,services,configmaps,secrets,serviceaccounts,leases";
+    let kinds = "deployments,replicasets,pods,jobs,persistentvolumeclaims,poddisruptionbudgets,services,configmaps,secrets,serviceaccounts,leases";
     let arguments = ["get", kinds, "--namespace", namespace, "--output=name"];
     let output = tokio::process::Command::new("kubectl")
         .args(arguments)

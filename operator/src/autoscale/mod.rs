@@ -19,7 +19,7 @@ use kube::ResourceExt as _;
 
 use self::{
     decide::{Bounds, Capacity, Decision, History, Load, Observation, Why},
-    plan::Replica,
+    plan::{Fixed, Replica},
     reports::Demand,
 };
 pub(crate) use self::{
@@ -52,10 +52,6 @@ pub(crate) fn scale(
     memory: &mut Memory,
 ) -> Scaled {
     let now = Instant::now();
-    let autoscaling = match validated.model.scaling() {
-        Scaling::Auto(autoscaling) => autoscaling,
-        Scaling::Fixed(replicas) => return fixed(to_i32(replicas), observed),
-    };
     let key = (validated.namespace.clone(), validated.model.name().to_owned());
     let demand = reports.demand(&key, now);
     let replicas = replicas(observed, demand.as_ref());
@@ -63,6 +59,23 @@ pub(crate) fn scale(
         .deployment
         .as_ref()
         .and_then(|deployment| deployment.spec.as_ref()?.replicas);
+    let autoscaling = match validated.model.scaling() {
+        Scaling::Auto(autoscaling) => autoscaling,
+        Scaling::Fixed(wanted) => {
+            let fixed = Fixed {
+                wanted: to_i32(wanted),
+                drain_timeout: Duration::from_secs(validated.model.rollout().drain_timeout_seconds),
+            };
+            let plan = plan::plan_fixed(
+                fixed,
+                current.unwrap_or(fixed.wanted),
+                &replicas,
+                &mut memory.marked,
+                now,
+            );
+            return Scaled { plan, status: None };
+        }
+    };
     let seen = Observation {
         now,
         current,
@@ -82,25 +95,6 @@ pub(crate) fn scale(
     Scaled {
         plan,
         status: Some(status),
-    }
-}
-
-/// The manifest decides, and nobody is to go.
-fn fixed(replicas: i32, observed: &Observed) -> Scaled {
-    let unmark = observed
-        .engines
-        .iter()
-        .filter(|pod| is_marked(pod))
-        .map(|pod| pod.name_any())
-        .collect();
-    Scaled {
-        plan: Plan {
-            replicas,
-            mark: Vec::new(),
-            unmark,
-            again_after: None,
-        },
-        status: None,
     }
 }
 

@@ -43,19 +43,22 @@ pub(super) fn build_claim(validated: &Validated) -> Option<PersistentVolumeClaim
 
 /// Builds the job, if the model has a cache and its weights must be brought.
 pub(super) fn build_fetch_job(validated: &Validated) -> Option<Job> {
-    let name = fetch_job_name(validated)?;
+    let (name, cache) = (fetch_job_name(validated)?, validated.model.cache()?);
     let Mounts { volumes, mounts } = pod::mounts(validated, Access::Write);
     let template = validated.model.pod_template();
     let container = Container {
         args: Some(vec![
             "pull".to_owned(),
             pod::model_argument(validated),
+            format!("--max-bytes={}", cache.size_bytes),
+            format!("--listen=0.0.0.0:{}", names::ENGINE_PORT),
             format!("--termination-log={}", pod::TERMINATION_LOG),
         ]),
         env: Some(pod::with_manifest_env(pod::hub_env(validated), validated)),
         image: Some(validated.image.clone()),
         image_pull_policy: validated.image_pull_policy.clone(),
         name: names::COMPONENT_FETCH.to_owned(),
+        ports: Some(vec![pod::port()]),
         resources: Some(pod::requests(&[
             ("cpu", "100m".to_owned()),
             ("memory", "256Mi".to_owned()),

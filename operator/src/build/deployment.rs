@@ -7,9 +7,7 @@ use ferrum_engine::{Device, LaunchConfig};
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
-        core::v1::{
-            Container, ContainerPort, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-        },
+        core::v1::{Container, HTTPGetAction, PodSpec, PodTemplateSpec, Probe, ResourceRequirements},
     },
     apimachinery::pkg::{
         api::resource::Quantity,
@@ -117,12 +115,7 @@ fn build_container(
         image: Some(validated.image.clone()),
         image_pull_policy: validated.image_pull_policy.clone(),
         name: names::ENGINE_CONTAINER.to_owned(),
-        ports: Some(vec![ContainerPort {
-            container_port: i32::from(names::ENGINE_PORT),
-            name: Some(names::ENGINE_PORT_NAME.to_owned()),
-            protocol: Some("TCP".to_owned()),
-            ..ContainerPort::default()
-        }]),
+        ports: Some(vec![pod::port()]),
         readiness_probe: Some(Probe {
             failure_threshold: Some(3),
             http_get: Some(HTTPGetAction {

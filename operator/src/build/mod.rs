@@ -1,5 +1,6 @@
 //! From a validated model to the objects that serve it: pure, one file a kind.
 
+mod budget;
 mod cache;
 mod deployment;
 mod pod;
@@ -10,7 +11,10 @@ use std::collections::BTreeMap;
 
 use ferrum_crds::names;
 use k8s_openapi::{
-    api::{apps::v1::Deployment, batch::v1::Job, core::v1::PersistentVolumeClaim},
+    api::{
+        apps::v1::Deployment, batch::v1::Job, core::v1::PersistentVolumeClaim,
+        policy::v1::PodDisruptionBudget,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::Serialize;
@@ -36,6 +40,8 @@ pub(crate) struct Resources<State> {
     pub(crate) fetch: Option<Job>,
     /// Its engines.
     pub(crate) engines: Engines,
+    /// How many of them a drain may take at once.
+    pub(crate) budget: Option<PodDisruptionBudget>,
     pub(crate) state: State,
 }
 
@@ -68,6 +74,7 @@ pub(crate) fn build(validated: &Validated, replicas: i32, weights: Weights) -> R
             Weights::Ready => Engines::Run(Box::new(deployment::build_deployment(validated, replicas))),
             Weights::Awaited => Engines::KeepWith { replicas },
         },
+        budget: budget::build_budget(validated),
         state: Prepared,
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ferrum_crds::ModelSource;
+use ferrum_crds::{ModelSource, names};
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
+        Capabilities, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HostPathVolumeSource,
         PersistentVolumeClaimVolumeSource, PodSecurityContext, ResourceRequirements, SeccompProfile,
         SecretKeySelector, SecurityContext, Volume, VolumeMount,
     },
@@ -36,10 +36,7 @@ pub(super) fn mounts(validated: &Validated, cache: Access) -> Mounts {
         mounts: Vec::new(),
     };
     let hub = match validated.model.cache() {
-        Some(_) => volume_of_claim(
-            "hub",
-            ferrum_crds::names::cache_claim_name(validated.model.name()),
-        ),
+        Some(_) => volume_of_claim("hub", names::cache_claim_name(validated.model.name())),
         None => Volume {
             name: "hub".to_owned(),
             empty_dir: Some(EmptyDirVolumeSource::default()),
@@ -165,6 +162,16 @@ pub(super) fn container_security() -> SecurityContext {
         }),
         read_only_root_filesystem: Some(true),
         ..SecurityContext::default()
+    }
+}
+
+/// Where engines answer, and all pods tell how far they are.
+pub(super) fn port() -> ContainerPort {
+    ContainerPort {
+        container_port: i32::from(names::ENGINE_PORT),
+        name: Some(names::ENGINE_PORT_NAME.to_owned()),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
     }
 }
 

@@ -57,7 +57,7 @@ fn deployment(resources: &Resources<Prepared>) -> &Deployment {
 #[test]
 fn the_smallest_model_becomes_a_deployment() {
     let built = build(&validated("model: 'hf://org/name'"), 1, Weights::Ready);
-    assert!(built.cache.is_none() && built.fetch.is_none());
+    assert!(built.cache.is_none() && built.fetch.is_none() && built.budget.is_none());
     check("smallest", &[deployment(&built)]);
 }
 
@@ -72,11 +72,30 @@ fn every_field_of_a_model_reaches_its_objects() {
     let mut validated = validated(spec);
     validated.hub_endpoint = Some("http://hub.local".to_owned());
     let built = build(&validated, 2, Weights::Ready);
-    let (cache, fetch) = (
+    let (cache, fetch, budget) = (
         built.cache.as_ref().expect("a cache"),
         built.fetch.as_ref().expect("a job"),
+        built.budget.as_ref().expect("a budget"),
     );
-    check("everything", &[cache, fetch, deployment(&built)]);
+    check("everything", &[cache, fetch, deployment(&built), budget]);
+}
+
+#[test]
+fn a_model_that_may_have_two_replicas_keeps_all_but_one_of_them_when_nodes_are_drained() {
+    let cases = [
+        ("replicas: 1", false),
+        ("replicas: 2", true),
+        ("autoscaling: {minReplicas: 0, maxReplicas: 1}", false),
+        ("autoscaling: {minReplicas: 0, maxReplicas: 2}", true),
+    ];
+    for (scaling, expected) in cases {
+        let built = build(
+            &validated(&format!("model: 'hf://org/name', {scaling}")),
+            1,
+            Weights::Ready,
+        );
+        assert_eq!(built.budget.is_some(), expected, "{scaling}");
+    }
 }
 
 #[test]

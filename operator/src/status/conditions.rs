@@ -113,11 +113,15 @@ fn weights_cached(inputs: &Inputs<'_>, problems: &Problems) -> Told {
             Reason::WeightsCached,
             format!("the weights of {source} are in the cache"),
         ),
-        Weights::Awaited => no(Refusal::new(
-            Reason::FetchingWeights,
-            format!("{source} is being fetched into the cache"),
-        )),
+        Weights::Awaited => no(fetching(inputs)),
     }
+}
+
+/// How far the job is that fills the cache.
+fn fetching(inputs: &Inputs<'_>) -> Refusal {
+    let told = facts::fetch_progress(inputs.observed);
+    let message = told.unwrap_or_else(|| "the weights are being fetched into the cache".to_owned());
+    Refusal::new(Reason::FetchingWeights, message)
 }
 
 fn scheduled(counts: &Counts, problems: &Problems) -> Told {
@@ -182,10 +186,7 @@ fn why_not_ready(inputs: &Inputs<'_>, counts: &Counts, problems: &Problems) -> R
         return Refusal::new(reason, reason.meaning());
     }
     if wanted_of(inputs).is_some_and(|wanted| wanted.weights == Weights::Awaited) {
-        return Refusal::new(
-            Reason::FetchingWeights,
-            "the weights are being fetched into the cache",
-        );
+        return fetching(inputs);
     }
     if counts.scheduled == 0 {
         return Refusal::new(
@@ -203,10 +204,8 @@ fn progressing(inputs: &Inputs<'_>, counts: &Counts) -> Told {
         return settled();
     };
     if wanted.weights == Weights::Awaited {
-        return yes(
-            Reason::FetchingWeights,
-            "the weights are being fetched into the cache",
-        );
+        let Refusal { reason, message } = fetching(inputs);
+        return yes(reason, message);
     }
     let status = inputs
         .observed
@@ -242,6 +241,15 @@ fn progressing(inputs: &Inputs<'_>, counts: &Counts) -> Told {
             format!(
                 "{updated} of {} replicas are of the current kind",
                 wanted.replicas
+            ),
+        );
+    }
+    if wanted.leaving > 0 {
+        return yes(
+            Reason::Scaling,
+            format!(
+                "{} of {} replicas go once they have finished",
+                wanted.leaving, wanted.replicas
             ),
         );
     }

@@ -104,6 +104,16 @@ pub(super) fn progress(observed: &Observed) -> Option<Refusal> {
     })
 }
 
+/// How far the job is that fetches the weights into a cache.
+pub(super) fn fetch_progress(observed: &Observed) -> Option<String> {
+    let running = observed.fetchers.iter().rev().filter(|pod| pods::is_wanted(pod));
+    let told = running.filter_map(|pod| observed.facts.get(&pod.name_any())?.phase.as_ref());
+    let mut fetching = told.filter(|change| change.phase() == Phase::Fetching);
+    fetching
+        .next()
+        .map(|change| format!("weights: {}", share(change.done, change.total)))
+}
+
 /// `43 % of 8.1 GB`.
 fn share(done: u64, total: u64) -> String {
     if total == 0 {

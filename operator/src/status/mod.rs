@@ -34,6 +34,8 @@ pub(crate) enum Verdict<'a> {
 pub(crate) struct Wanted<'a> {
     pub(crate) validated: &'a Validated,
     pub(crate) replicas: i32,
+    /// Of those, replicas that go once they have finished.
+    pub(crate) leaving: i32,
     pub(crate) weights: Weights,
     pub(crate) autoscaling: Option<AutoscalingStatus>,
 }

@@ -1,5 +1,7 @@
 //! Statuses by example.
 
+mod fetch;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use ferrum_api::telemetry::{ModelCard, PhaseChange, phase_change::Phase};
@@ -23,6 +25,7 @@ fn status_of(spec: &str, observed: &Observed, weights: Weights) -> FerrumModelSt
         cache: prepared.cache,
         fetch: prepared.fetch,
         engines: prepared.engines,
+        budget: prepared.budget,
         state: Applied {
             engines_generation: observed.deployment.as_ref().and(Some(2)),
         },
@@ -30,6 +33,7 @@ fn status_of(spec: &str, observed: &Observed, weights: Weights) -> FerrumModelSt
     let wanted = Wanted {
         validated: &validated,
         replicas,
+        leaving: 0,
         weights,
         autoscaling: None,
     };
@@ -336,28 +340,6 @@ fn the_weights_and_the_split_of_the_start_are_told_once_known() {
         split.warmup_seconds,
     ];
     assert_eq!(seconds, [1.0, 1.0, 8.0, 4.0, 1.0].map(Some));
-}
-
-#[test]
-fn weights_on_their_way_into_a_cache_are_no_fault() {
-    let spec = "model: 'hf://org/name', cache: {size: 1Gi}";
-    let status = status_of(spec, &Observed::default(), Weights::Awaited);
-    assert_eq!(told(&status, "WeightsCached").1, "FetchingWeights");
-    assert_eq!(told(&status, "Ready").1, "FetchingWeights");
-    assert_eq!(told(&status, "Degraded").0, "False");
-    let failing = container(
-        "running: {}",
-        "terminated: {exitCode: 1, message: '{\"reason\":\"Gated\",\"message\":\"accept\"}'}",
-        1,
-    );
-    let observed = Observed {
-        fetchers: vec![pod("f", &failing)],
-        ..Observed::default()
-    };
-    assert_eq!(
-        told(&status_of(spec, &observed, Weights::Awaited), "Degraded").1,
-        "Gated"
-    );
 }
 
 #[test]
