@@ -90,8 +90,10 @@ impl fmt::Debug for SharedBytes {
 
 /// How the elements of a weight matrix are stored in a checkpoint.
 ///
-/// The block formats are those of GGUF (`ggml-common.h` in ggml): a block covers [`Self::block_len`]
-/// consecutive elements of one row.
+/// A block covers [`Self::block_len`] consecutive elements of one row. The `Q` formats are those of GGUF
+/// (`ggml-common.h` in ggml). The `Int4` formats are our own, for files that keep levels, zero levels and scales
+/// apart (GPTQ): a block holds an f16 scale, the level that stands for 0 (0..=16) as a byte, a byte that is 0, then
+/// two levels a byte, the first of them in its low half; `x = scale * (level - zero)`, which is exact in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum WeightFormat {
     /// IEEE 754 single precision.
@@ -116,6 +118,12 @@ pub enum WeightFormat {
     Q5K,
     /// 6 bits, super-block of 256 with 8-bit scales.
     Q6K,
+    /// 4 bits, f16 scale and zero level a block of 32.
+    Int4G32,
+    /// 4 bits, f16 scale and zero level a block of 64.
+    Int4G64,
+    /// 4 bits, f16 scale and zero level a block of 128.
+    Int4G128,
 }
 
 impl WeightFormat {
@@ -123,7 +131,9 @@ impl WeightFormat {
     pub const fn block_len(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::BF16 => 1,
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Int4G32 => 32,
+            Self::Int4G64 => 64,
+            Self::Int4G128 => 128,
             Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
@@ -141,6 +151,9 @@ impl WeightFormat {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Int4G32 => 20,
+            Self::Int4G64 => 36,
+            Self::Int4G128 => 68,
         }
     }
 
@@ -167,6 +180,9 @@ impl fmt::Display for WeightFormat {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Int4G32 => "INT4 g32",
+            Self::Int4G64 => "INT4 g64",
+            Self::Int4G128 => "INT4 g128",
         })
     }
 }
@@ -182,4 +198,20 @@ pub struct HostTensor {
     pub cols: usize,
     /// `rows` x `format.bytes_of(cols)` bytes.
     pub bytes: SharedBytes,
+    /// Which element of a logical row each stored column is: column `i` of `bytes` belongs to input feature
+    /// `order[i]`. A permutation of `0..cols`; `None` where columns are stored in their own order.
+    pub order: Option<Arc<[u32]>>,
+}
+
+impl HostTensor {
+    /// A matrix whose columns are stored in their own order.
+    pub fn new(format: WeightFormat, rows: usize, cols: usize, bytes: SharedBytes) -> Self {
+        Self {
+            format,
+            rows,
+            cols,
+            bytes,
+            order: None,
+        }
+    }
 }

@@ -97,12 +97,7 @@ fn weight(
         .flat_map(|row| (0..k).map(move |col| ((row * 7 + col * 3) % 11) as f32 - 5.0))
         .flat_map(f32::to_le_bytes)
         .collect();
-    let tensor = HostTensor {
-        format: WeightFormat::F32,
-        rows: own.len(),
-        cols: k,
-        bytes: bytes.into(),
-    };
+    let tensor = HostTensor::new(WeightFormat::F32, own.len(), k, bytes.into());
     backend.prepare_weight(&[tensor]).expect("a weight")
 }
 

@@ -25,6 +25,36 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// Levels 0..16 twice, a scale that takes all of f16's bits, and the zero levels at both ends.
+#[test]
+fn groups_of_four_bits_dequantise_to_the_exact_product() {
+    let scale = half::f16::from_bits(0x2bff);
+    for (format, groups) in [
+        (WeightFormat::Int4G32, 4),
+        (WeightFormat::Int4G64, 2),
+        (WeightFormat::Int4G128, 1),
+    ] {
+        for zero in [0_u8, 1, 8, 15, 16] {
+            let levels = (0..64 / groups).map(|i: usize| (2 * i as u8) & 15 | ((2 * i as u8 + 1) & 15) << 4);
+            let block: Vec<u8> = scale
+                .to_le_bytes()
+                .into_iter()
+                .chain([zero, 0])
+                .chain(levels)
+                .collect();
+            let mut out = vec![f32::NAN; 128];
+            dequantize_into(format, &block.repeat(groups), &mut out);
+            for (at, &got) in out.iter().enumerate() {
+                let exact = f64::from(scale.to_f32()) * ((at % 16) as f64 - f64::from(zero));
+                assert!(
+                    f64::from(got) == exact,
+                    "{format} zero {zero}, element {at}: {got}, exactly {exact}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn every_format_dequantises_to_the_bits_of_the_gguf_package() {
     for (format, name) in FORMATS {

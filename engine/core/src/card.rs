@@ -55,7 +55,7 @@ pub struct ModelCard {
     pub task: Task,
     /// Family as the registry names it: `llama`, `qwen2`, `bert`, ….
     pub architecture: String,
-    /// Storage of most weights: `f32`, `f16`, `bf16`, `gguf Q4_1`, ….
+    /// Storage of most weights: `f32`, `f16`, `bf16`, `gguf Q4_1`, `gptq int4 g128`, ….
     pub weights: String,
     /// Parameters.
     pub num_parameters: u64,

@@ -13,11 +13,11 @@ use tokenizers::Tokenizer;
 
 use crate::{
     BatchLimits, LoadError, Model,
-    config::{RawConfig, generation::Generation},
+    config::{GptqConfig, RawConfig, generation::Generation},
     families::Limits,
     registry::{self, FamilyConfig},
     tokenizer::{self, ChatTexts},
-    weights::{RawTensor, Weights, gguf::GgufFile, loader::WeightLoader, safetensors, summarize},
+    weights::{RawTensor, Weights, gguf::GgufFile, gptq, loader::WeightLoader, safetensors, summarize},
 };
 
 /// How a checkpoint is loaded.
@@ -58,7 +58,7 @@ pub struct CardFacts {
     pub task: Task,
     /// `llama`, `qwen2`, `bert`, ….
     pub architecture: String,
-    /// Storage of most weights as they are in the file: `f32`, `f16`, `bf16`, `gguf Q4_1`, ….
+    /// Storage of most weights as they are in the file: `f32`, `f16`, `bf16`, `gguf Q4_1`, `gptq int4 g128`, ….
     pub weights: String,
     /// Parameters.
     pub num_parameters: u64,
@@ -91,9 +91,13 @@ pub struct Checkpoint {
 }
 
 enum Source {
-    /// A folder; its tensors by name.
-    Folder(HashMap<String, RawTensor>),
+    Folder(Folder),
     Gguf(Arc<GgufFile>),
+}
+
+struct Folder {
+    tensors: HashMap<String, RawTensor>,
+    gptq: Option<GptqConfig>,
 }
 
 /// Opens a folder in the layout of Hugging Face, or a `.gguf` file (also the only one in a folder without
@@ -125,18 +129,33 @@ pub fn open(path: &Path) -> Result<Checkpoint, LoadError> {
 
 fn open_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
     let raw = RawConfig::read_json(&folder.join("config.json"))?;
-    refuse_quantization(&raw)?;
+    let gptq = GptqConfig::read(&raw, folder)?;
     let family = registry::probe(&raw)?;
     let tensors = safetensors::read_folder(folder)?;
-    let (format, num_parameters) = summarize(tensors.values());
-    let weights = format.map_or_else(|| "none".to_owned(), |format| format.to_string().to_lowercase());
+    let (format, mut num_parameters) = summarize(tensors.values());
+    let mut weights = format.map_or_else(|| "none".to_owned(), |format| format.to_string().to_lowercase());
+    if let Some(config) = gptq {
+        if !tensors.keys().any(|name| gptq::is_levels(name)) {
+            return Err(LoadError::Corrupt {
+                path: folder.to_owned(),
+                what: "quantization".to_owned(),
+                reason: "the configuration says gptq, and there is no tensor that ends with .qweight"
+                    .to_owned(),
+            });
+        }
+        weights = config.label();
+        num_parameters = tensors
+            .iter()
+            .map(|(name, tensor)| gptq::num_parameters(name, tensor))
+            .sum();
+    }
     let generation = Generation::read_folder(folder, &raw)?;
     let texts = ChatTexts::read_folder(folder)?;
     Ok(Checkpoint {
         path: folder.to_owned(),
         facts: card_facts(&family, (weights, num_parameters), generation, texts),
         family,
-        source: Source::Folder(tensors),
+        source: Source::Folder(Folder { tensors, gptq }),
     })
 }
 
@@ -173,21 +192,6 @@ fn only_gguf(folder: &Path) -> Result<PathBuf, LoadError> {
             },
         }),
     }
-}
-
-/// GPTQ, AWQ and their like change what the tensors are called and hold.
-fn refuse_quantization(raw: &RawConfig) -> Result<(), LoadError> {
-    let Some(quantization) = raw.value("quantization_config") else {
-        return Ok(());
-    };
-    Err(LoadError::UnsupportedQuantization {
-        path: raw.path().to_owned(),
-        method: quantization["quant_method"]
-            .as_str()
-            .unwrap_or("unnamed quantization")
-            .to_owned(),
-        allowed: "float32, float16 or bfloat16 safetensors, or GGUF",
-    })
 }
 
 fn card_facts(
@@ -251,11 +255,11 @@ impl Checkpoint {
         let limits = self.limits(options)?;
         self.check_ranks(backend.rank().count)?;
         let weights = match &self.source {
-            Source::Folder(tensors) => {
+            Source::Folder(Folder { tensors, gptq }) => {
                 let tensors = tensors
                     .iter()
                     .map(|(name, tensor)| (name.clone(), tensor.clone()));
-                Weights::new(&self.path, tensors)
+                Weights::new(&self.path, tensors).with_gptq(*gptq)
             }
             Source::Gguf(file) => {
                 let mut weights = file.weights();
@@ -292,18 +296,17 @@ impl Checkpoint {
     }
 
     fn check_quantization(&self, wanted: Quantization, weights: &Weights) -> Result<(), LoadError> {
-        let allowed = match wanted {
-            Quantization::GptqInt4 => {
-                return Err(refuse_option(
-                    "quantization",
-                    wanted,
-                    "auto, gguf or none, as GPTQ is not supported yet",
-                ));
-            }
-            Quantization::Gguf if matches!(self.source, Source::Folder(_)) => "auto or none",
-            Quantization::None if weights.is_quantized() => "auto or gguf",
-            Quantization::Auto | Quantization::Gguf | Quantization::None => return Ok(()),
+        let found = match &self.source {
+            Source::Gguf(_) => Quantization::Gguf,
+            Source::Folder(folder) if folder.gptq.is_some() => Quantization::GptqInt4,
+            Source::Folder(_) => Quantization::None,
         };
+        // A GGUF file may hold dense weights only.
+        let is_dense = wanted == Quantization::None && !weights.is_quantized();
+        if wanted == Quantization::Auto || wanted == found || is_dense {
+            return Ok(());
+        }
+        let allowed = format!("auto or {found}");
         let allowed = format!(
             "{allowed}, as {} has {} weights",
             self.path.display(),

@@ -143,18 +143,29 @@ fn an_architecture_without_a_family_lists_every_reason() {
 }
 
 #[test]
-fn a_gptq_checkpoint_is_refused_as_such() {
-    let fields = json!({"quantization_config": {"quant_method": "gptq", "bits": 4}});
-    let error = Folder::of("tiny-llama")
-        .configure(fields)
-        .load()
-        .expect_err("a refusal");
-    assert!(matches!(&error, LoadError::UnsupportedQuantization { method, .. } if method == "gptq"));
-    assert!(
-        error
-            .to_string()
-            .contains("gptq weights are not supported by this build; expected float32")
-    );
+fn a_quantization_without_code_is_refused_by_name() {
+    let allowed = "weights are not supported by this build; expected 4-bit gptq, GGUF, or safetensors";
+    for (config, method) in [
+        (json!({"quant_method": "awq", "bits": 4}), "awq"),
+        (json!({"quant_method": "bitsandbytes"}), "bitsandbytes"),
+        (json!({"quant_method": "fp8"}), "fp8"),
+        (json!({"bits": 4}), "unnamed quantization"),
+        (
+            json!({"quant_method": "gptq", "bits": 8, "group_size": 128}),
+            "8-bit gptq",
+        ),
+    ] {
+        let error = Folder::of("tiny-llama")
+            .configure(json!({"quantization_config": config}))
+            .load()
+            .expect_err("a refusal");
+        let text = error.to_string();
+        assert!(
+            matches!(&error, LoadError::UnsupportedQuantization { .. }),
+            "{text}"
+        );
+        assert!(text.contains(&format!("{method} {allowed}")), "{text}");
+    }
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct CpuBackend {
     arena: arena::Arena,
     /// Quantized activations of the product that runs.
     scratch: Mutex<AlignedBuf<u8>>,
+    /// Its activations in the order of the weight's columns, where that is another.
+    gathered: Mutex<AlignedBuf<f32>>,
     /// Where this is one of several ranks.
     member: Option<collective::Member>,
 }
@@ -76,6 +78,7 @@ impl CpuBackend {
             allocated: AtomicUsize::new(0),
             arena: arena::Arena::default(),
             scratch: Mutex::new(AlignedBuf::empty()),
+            gathered: Mutex::new(AlignedBuf::empty()),
             member: None,
         }
     }
@@ -92,6 +95,10 @@ impl CpuBackend {
 
     fn scratch(&self) -> MutexGuard<'_, AlignedBuf<u8>> {
         self.scratch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, AlignedBuf<f32>> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn alloc_zeroed<T: buffer::Zeroable>(
@@ -221,7 +228,22 @@ pub(crate) fn check_host_tensor(tensor: &HostTensor) -> Result<(), BackendError>
             tensor.bytes.len()
         )));
     }
-    Ok(())
+    match &tensor.order {
+        Some(order) if !is_permutation(order, cols) => Err(BackendError::Shape(format!(
+            "the order of {} columns is no permutation of {cols}",
+            order.len()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn is_permutation(order: &[u32], len: usize) -> bool {
+    let mut seen = vec![false; len];
+    let first_time = |&i: &u32| {
+        seen.get_mut(i as usize)
+            .is_some_and(|seen| !std::mem::replace(seen, true))
+    };
+    order.len() == len && order.iter().all(first_time)
 }
 
 /// Bytes of a row of `cols` elements.

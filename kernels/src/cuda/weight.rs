@@ -82,7 +82,7 @@ fn upload_part(
     memory: &DeviceMemory,
     offset: usize,
 ) -> Result<(), BackendError> {
-    if part.format == element.format() {
+    if part.format == element.format() && part.order.is_none() {
         device.upload(&part.bytes, memory, offset)?;
         part.bytes.release();
         return Ok(());
@@ -103,6 +103,14 @@ fn upload_part(
     Ok(())
 }
 
+/// Puts a row's columns where their inputs are.
+fn restore_order(row: &mut [f32], order: &[u32]) {
+    let stored = row.to_vec();
+    for (x, &input) in stored.into_iter().zip(order) {
+        row[input as usize] = x;
+    }
+}
+
 /// Whole rows of `part` in another element type.
 fn convert(element: Element, part: &HostTensor, bytes: &[u8]) -> Vec<u8> {
     let row_bytes = part.bytes.len() / part.rows;
@@ -111,6 +119,11 @@ fn convert(element: Element, part: &HostTensor, bytes: &[u8]) -> Vec<u8> {
     let convert_rows = |bytes: &[u8]| {
         let mut values = vec![0.0; bytes.len() / row_bytes * part.cols];
         dequantize_into(part.format, bytes, &mut values);
+        if let Some(order) = &part.order {
+            values
+                .chunks_exact_mut(part.cols)
+                .for_each(|row| restore_order(row, order));
+        }
         let mut encoded = Vec::with_capacity(values.len() * element.size());
         element.encode(&values, &mut encoded);
         encoded

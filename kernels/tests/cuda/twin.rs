@@ -133,14 +133,6 @@ pub(crate) fn round(element: Element, x: f32) -> f32 {
 }
 
 pub(crate) fn vector(values: &[f32]) -> HostTensor {
-    HostTensor {
-        format: ferrum_kernels::WeightFormat::F32,
-        rows: 1,
-        cols: values.len(),
-        bytes: values
-            .iter()
-            .flat_map(|x| x.to_le_bytes())
-            .collect::<Vec<u8>>()
-            .into(),
-    }
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    HostTensor::new(ferrum_kernels::WeightFormat::F32, 1, values.len(), bytes.into())
 }

@@ -2,7 +2,7 @@
 
 use ferrum_kernels::{HostTensor, WeightFormat, cpu::dequant::dequantize_into};
 
-pub(crate) const QUANTIZED: [WeightFormat; 8] = [
+pub(crate) const QUANTIZED: [WeightFormat; 11] = [
     WeightFormat::Q4_0,
     WeightFormat::Q4_1,
     WeightFormat::Q5_0,
@@ -11,6 +11,9 @@ pub(crate) const QUANTIZED: [WeightFormat; 8] = [
     WeightFormat::Q4K,
     WeightFormat::Q5K,
     WeightFormat::Q6K,
+    WeightFormat::Int4G32,
+    WeightFormat::Int4G64,
+    WeightFormat::Int4G128,
 ];
 
 pub(crate) const DENSE: [WeightFormat; 3] = [WeightFormat::F32, WeightFormat::F16, WeightFormat::BF16];
@@ -64,14 +67,15 @@ impl Random {
                     self.put_scale(block, 2);
                 }
                 WeightFormat::Q6K => self.put_scale(block, 208),
+                WeightFormat::Int4G32 | WeightFormat::Int4G64 | WeightFormat::Int4G128 => {
+                    self.put_scale(block, 0);
+                    // A zero level of 16 is what a file that stores it less 1 can say.
+                    block[2] = self.below(17) as u8;
+                    block[3] = 0;
+                }
             }
         }
-        HostTensor {
-            format,
-            rows,
-            cols,
-            bytes: bytes.into(),
-        }
+        HostTensor::new(format, rows, cols, bytes.into())
     }
 
     fn put_scale(&mut self, block: &mut [u8], at: usize) {

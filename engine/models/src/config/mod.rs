@@ -3,11 +3,13 @@
 pub(crate) mod decoder;
 pub(crate) mod encoder;
 pub(crate) mod generation;
+mod gptq;
 mod raw;
 pub(crate) mod rope;
 
 pub(crate) use self::{
     decoder::DecoderConfig,
     encoder::{EncoderConfig, Pooling},
+    gptq::GptqConfig,
     raw::RawConfig,
 };

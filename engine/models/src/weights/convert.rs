@@ -74,7 +74,7 @@ pub(crate) fn restore_head_rows(tensor: &HostTensor, heads: usize) -> HostTensor
     tensor.bytes.release();
     HostTensor {
         bytes: SharedBytes::from(bytes),
-        ..*tensor
+        ..tensor.clone()
     }
 }
 
@@ -83,12 +83,8 @@ mod tests {
     use super::*;
 
     fn dense(values: &[f32], rows: usize) -> HostTensor {
-        HostTensor {
-            format: WeightFormat::F32,
-            rows,
-            cols: values.len() / rows,
-            bytes: SharedBytes::from(values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()),
-        }
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        HostTensor::new(WeightFormat::F32, rows, values.len() / rows, bytes.into())
     }
 
     #[test]
@@ -110,12 +106,7 @@ mod tests {
 
     #[test]
     fn a_quantized_matrix_keeps_its_format() {
-        let tensor = HostTensor {
-            format: WeightFormat::Q8_0,
-            rows: 1,
-            cols: 32,
-            bytes: SharedBytes::from(vec![0; 34]),
-        };
+        let tensor = HostTensor::new(WeightFormat::Q8_0, 1, 32, vec![0; 34].into());
         assert_eq!(to_dtype(tensor, Dtype::F32).format, WeightFormat::Q8_0);
     }
 

@@ -1,10 +1,8 @@
 //! From named tensors to prepared weights.
 
-use std::cell::Cell;
-
 use ferrum_engine::Dtype;
 use ferrum_kernels::{
-    Backend, BackendError, HostTensor,
+    Backend, BackendError,
     backend::{KvDtype, KvPrecision},
 };
 
@@ -17,7 +15,6 @@ pub(crate) struct WeightLoader<'a, B> {
     pub(crate) weights: &'a Weights,
     dtype: Dtype,
     progress: Option<&'a dyn Fn(u64, u64)>,
-    done: Cell<u64>,
 }
 
 impl<'a, B: Backend> WeightLoader<'a, B> {
@@ -27,7 +24,6 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
             weights,
             dtype: options.dtype,
             progress: options.progress,
-            done: Cell::new(0),
         }
     }
 
@@ -41,7 +37,7 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
             .backend
             .prepare_weight(&tensors)
             .map_err(|source| self.failed(&parts[0].0, source))?;
-        self.count(&tensors);
+        self.report();
         Ok(weight)
     }
 
@@ -55,7 +51,7 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
             .backend
             .prepare_vector(&tensors)
             .map_err(|source| self.failed(&parts[0].0, source))?;
-        self.count(&tensors);
+        self.report();
         Ok(vector)
     }
 
@@ -94,10 +90,9 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
         }
     }
 
-    fn count(&self, tensors: &[HostTensor]) {
-        self.done.set(self.done.get() + tensors.len() as u64);
+    fn report(&self) {
         if let Some(progress) = self.progress {
-            progress(self.done.get(), self.weights.len() as u64);
+            progress(self.weights.taken() as u64, self.weights.len() as u64);
         }
     }
 }

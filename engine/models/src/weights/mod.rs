@@ -2,6 +2,7 @@
 
 pub(crate) mod convert;
 pub(crate) mod gguf;
+pub(crate) mod gptq;
 pub(crate) mod loader;
 pub(crate) mod mapped;
 pub(crate) mod safetensors;
@@ -15,7 +16,7 @@ use std::{
 
 use ferrum_kernels::{HostTensor, SharedBytes, WeightFormat};
 
-use crate::{LoadError, shard::Extent};
+use crate::{LoadError, config::GptqConfig, shard::Extent};
 
 /// The formats that a matrix may have, for messages.
 pub(crate) const ALLOWED_FORMATS: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
@@ -50,6 +51,7 @@ impl RawTensor {
 pub(crate) struct Weights {
     path: PathBuf,
     tensors: HashMap<String, Entry>,
+    gptq: Option<GptqConfig>,
 }
 
 struct Entry {
@@ -69,7 +71,13 @@ impl Weights {
         Self {
             path: path.to_owned(),
             tensors: tensors.into_iter().map(|(name, t)| (name, entry(t))).collect(),
+            gptq: None,
         }
+    }
+
+    /// Says how GPTQ has quantized some of the matrices, if it has.
+    pub(crate) fn with_gptq(self, gptq: Option<GptqConfig>) -> Self {
+        Self { gptq, ..self }
     }
 
     /// Says that the rows of every tensor whose name ends so hold the halves of `heads` heads interleaved.
@@ -89,8 +97,16 @@ impl Weights {
         self.tensors.len()
     }
 
-    /// Whether any tensor is stored in blocks.
+    /// Tensors that were taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.tensors.values().filter(|entry| entry.used.get()).count()
+    }
+
+    /// Whether any tensor is quantized.
     pub(crate) fn is_quantized(&self) -> bool {
+        if self.gptq.is_some() && self.tensors.keys().any(|name| gptq::is_levels(name)) {
+            return true;
+        }
         let in_blocks = |storage: &Storage| matches!(storage, Storage::Known(f) if f.block_len() > 1);
         self.tensors
             .values()
@@ -108,12 +124,20 @@ impl Weights {
             Storage::Known(format) => format.block_len(),
             Storage::Other(_) => 1,
         });
-        blocks.max().unwrap_or(1)
+        let grouped = self
+            .gptq
+            .map_or(1, |config| gptq::largest_block(self, config, name_end));
+        blocks.max().unwrap_or(1).max(grouped)
     }
 
     /// Takes a matrix `(rows, cols)`, or the part of it.
     pub(crate) fn matrix(&self, name: &str, rows: Extent, cols: Extent) -> Result<HostTensor, LoadError> {
-        let host = self.take(name, &[rows.full, cols.full], rows)?;
+        let host = match (self.gptq, name.strip_suffix(".weight")) {
+            (Some(config), Some(module)) if gptq::is_quantized(self, module) => {
+                gptq::take(self, config, module, (rows, cols.full))?
+            }
+            _ => self.take(name, &[rows.full, cols.full], rows)?,
+        };
         slice::take_cols(host, cols).map_err(|block_len| LoadError::Option {
             option: "tensor_parallel",
             value: format!(
@@ -150,6 +174,7 @@ impl Weights {
             .tensors
             .iter()
             .filter(|(name, entry)| !entry.used.get() && !ignored.iter().any(|part| name.contains(part)))
+            .filter(|(name, entry)| !self.is_blank_bias(name, &entry.tensor))
             .map(|(name, _)| name)
             .collect();
         if left.is_empty() {
@@ -163,8 +188,39 @@ impl Weights {
         })
     }
 
+    /// Older quantizers gave every layer a bias, of zeros where the model has none.
+    fn is_blank_bias(&self, name: &str, tensor: &RawTensor) -> bool {
+        self.gptq.is_some()
+            && name
+                .strip_suffix(".bias")
+                .is_some_and(|module| gptq::is_quantized(self, module))
+            && tensor.bytes.iter().all(|&byte| byte == 0)
+    }
+
     /// Rows of the outermost dimension; a vector comes as one column.
     fn take(&self, name: &str, shape: &[usize], rows: Extent) -> Result<HostTensor, LoadError> {
+        let Entry {
+            tensor,
+            interleaved_heads,
+            ..
+        } = self.entry(name, shape)?;
+        let format = match &tensor.storage {
+            Storage::Known(format) => *format,
+            Storage::Other(format) => return Err(self.unsupported(name, format.clone(), ALLOWED_FORMATS)),
+        };
+        let cols = shape.get(1).copied().unwrap_or(1);
+        let host = HostTensor::new(format, rows.full, cols, tensor.bytes.clone());
+        let part = slice::take_rows(host, rows);
+        // Ranks have whole heads.
+        let heads = interleaved_heads * rows.len / rows.full.max(1);
+        Ok(match heads {
+            0 => part,
+            heads => convert::restore_head_rows(&part, heads),
+        })
+    }
+
+    /// Takes a tensor of a shape, as it is stored.
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&Entry, LoadError> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(LoadError::MissingTensor {
                 path: self.path.clone(),
@@ -172,32 +228,23 @@ impl Weights {
             });
         };
         entry.used.set(true);
-        let tensor = &entry.tensor;
-        if tensor.shape != shape {
+        if entry.tensor.shape != shape {
             return Err(LoadError::TensorShape {
                 path: self.path.clone(),
                 tensor: name.to_owned(),
-                found: tensor.shape.clone(),
+                found: entry.tensor.shape.clone(),
                 expected: shape.to_vec(),
             });
         }
-        let format = match &tensor.storage {
-            Storage::Known(format) => *format,
-            Storage::Other(format) => return Err(self.unsupported(name, format.clone(), ALLOWED_FORMATS)),
-        };
-        let host = HostTensor {
-            format,
-            rows: rows.full,
-            cols: shape.get(1).copied().unwrap_or(1),
-            bytes: tensor.bytes.clone(),
-        };
-        let part = slice::take_rows(host, rows);
-        // Ranks have whole heads.
-        let heads = entry.interleaved_heads * rows.len / rows.full.max(1);
-        Ok(match heads {
-            0 => part,
-            heads => convert::restore_head_rows(&part, heads),
-        })
+        Ok(entry)
+    }
+
+    fn corrupt(&self, what: &str, reason: String) -> LoadError {
+        LoadError::Corrupt {
+            path: self.path.clone(),
+            what: what.to_owned(),
+            reason,
+        }
     }
 
     fn unsupported(&self, name: &str, format: String, allowed: &'static str) -> LoadError {

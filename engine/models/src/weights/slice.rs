@@ -21,10 +21,14 @@ pub(crate) fn take_rows(tensor: HostTensor, rows: Extent) -> HostTensor {
 /// The columns of `tensor` in `cols`, copied; the other columns are not read.
 ///
 /// # Errors
-/// The block length of the format, if `cols` cuts a block.
+/// What can only be cut at multiples of: the block length of the format, if `cols` cuts a block; all columns, if they
+/// are stored in an order of their own.
 pub(crate) fn take_cols(tensor: HostTensor, cols: Extent) -> Result<HostTensor, usize> {
     if cols.is_whole() {
         return Ok(tensor);
+    }
+    if tensor.order.is_some() {
+        return Err(cols.full);
     }
     let block_len = tensor.format.block_len();
     let bytes_of = |len| tensor.format.bytes_of(len).ok_or(block_len);
@@ -48,12 +52,8 @@ mod tests {
 
     fn matrix(format: WeightFormat, rows: usize, cols: usize) -> HostTensor {
         let len = format.bytes_of(cols).expect("whole blocks") * rows;
-        HostTensor {
-            format,
-            rows,
-            cols,
-            bytes: SharedBytes::from((0..len).map(|i| (i % 251) as u8).collect::<Vec<u8>>()),
-        }
+        let bytes: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+        HostTensor::new(format, rows, cols, bytes.into())
     }
 
     fn extent(full: usize, start: usize, len: usize) -> Extent {

@@ -1,9 +1,10 @@
 //! From a checkpoint's blocks to f32, without intrinsics: the reference of every packed format.
 //!
-//! Layouts: `ggml-common.h` and `dequantize_row_*` in `ggml-quants.c` of ggml.
+//! Layouts of the GGUF formats: `ggml-common.h` and `dequantize_row_*` in `ggml-quants.c` of ggml.
 
 mod block256;
 mod block32;
+mod grouped;
 
 use crate::tensor::WeightFormat;
 
@@ -35,6 +36,7 @@ pub fn dequantize_into(format: WeightFormat, bytes: &[u8], out: &mut [f32]) {
         WeightFormat::Q4K => block256::q4_k,
         WeightFormat::Q5K => block256::q5_k,
         WeightFormat::Q6K => block256::q6_k,
+        WeightFormat::Int4G32 | WeightFormat::Int4G64 | WeightFormat::Int4G128 => grouped::int4,
     };
     for (bytes, out) in blocks {
         block(bytes, out);

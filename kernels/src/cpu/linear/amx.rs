@@ -14,7 +14,7 @@ use std::{
 use super::{
     avx512,
     avx512_decode::{
-        Affine, Bits4, Bits5, Bits6, Bits8, Block, BlockMin, Levels, SuperHalves, SuperMin, unroll,
+        Affine, Bits4, Bits5, Bits6, Bits8, Block, BlockMin, Group, Levels, SuperHalves, SuperMin, unroll,
     },
     packed::{PackedFormat, Quants, Scales},
     quantize::PAIRED_ROWS,

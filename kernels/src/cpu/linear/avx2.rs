@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    packed::{PackedFormat, Quants, Scales},
+    packed::{GROUP_SCALES_BYTES, PackedFormat, Quants, Scales},
     tile::{Tile, TileKernel, dispatch_format},
 };
 
@@ -272,6 +272,8 @@ struct Block;
 struct BlockMin;
 struct SuperMin;
 struct SuperHalves;
+/// A scale for N blocks.
+struct Group<const N: usize>;
 
 /// 8 f16 as f32.
 #[inline]
@@ -357,6 +359,22 @@ impl Affine for SuperHalves {
             let d = f16x8(start.add(16 * half));
             let low = _mm256_mul_ps(d, i8x8(units));
             ([low, _mm256_mul_ps(d, i8x8(units.add(16)))], _mm256_setzero_ps())
+        }
+    }
+}
+
+impl<const N: usize> Affine for Group<N> {
+    const HAS_MIN: bool = true;
+    const HALVES: bool = false;
+
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn at(scales: *const u8, block: usize, half: usize) -> ([__m256; 2], __m256) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let start = scales.add(block / N * GROUP_SCALES_BYTES);
+            let scale = f16x8(start.add(16 * half));
+            ([scale; 2], _mm256_mul_ps(scale, i8x8(start.add(32 + 8 * half))))
         }
     }
 }

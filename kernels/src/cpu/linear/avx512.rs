@@ -5,7 +5,7 @@ use std::arch::{asm, x86_64::*};
 
 use super::{
     avx512_decode::{
-        Affine, Bits4, Bits5, Bits6, Bits8, Block, BlockMin, Levels, SuperHalves, SuperMin, unroll,
+        Affine, Bits4, Bits5, Bits6, Bits8, Block, BlockMin, Group, Levels, SuperHalves, SuperMin, unroll,
     },
     packed::{PackedFormat, Quants, Scales},
     tile::{Tile, TileKernel, dispatch_format},

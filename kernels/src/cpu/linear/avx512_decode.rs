@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::packed::{Quants, Scales};
+use super::packed::{GROUP_SCALES_BYTES, Quants, Scales};
 
 /// Calls `$body` with `$r` = 0, 1, ... below `$n`, unrolled so that arrays indexed by it stay in registers.
 macro_rules! unroll {
@@ -139,6 +139,8 @@ pub(super) struct Block;
 pub(super) struct BlockMin;
 pub(super) struct SuperMin;
 pub(super) struct SuperHalves;
+/// A scale for N blocks.
+pub(super) struct Group<const N: usize>;
 
 /// 16 f16 as f32.
 #[inline]
@@ -228,6 +230,23 @@ impl Affine for SuperHalves {
             let d = f16x16(start);
             let low = _mm512_mul_ps(d, i8x16(units));
             ([low, _mm512_mul_ps(d, i8x16(units.add(16)))], _mm512_setzero_ps())
+        }
+    }
+}
+
+impl<const N: usize> Affine for Group<N> {
+    const HAS_MIN: bool = true;
+    const HALVES: bool = false;
+    const BLOCK_BYTES: usize = GROUP_SCALES_BYTES / N;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn at(scales: *const u8, block: usize) -> ([__m512; 2], __m512) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let start = scales.add(block / N * GROUP_SCALES_BYTES);
+            let scale = f16x16(start);
+            ([scale; 2], _mm512_mul_ps(scale, i8x16(start.add(32))))
         }
     }
 }

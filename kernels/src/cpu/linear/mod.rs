@@ -25,7 +25,7 @@ mod portable;
 mod quantize;
 mod tile;
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
 use self::{
     gemm::Activations,
@@ -34,7 +34,10 @@ use self::{
 };
 use crate::{
     backend::BackendError,
-    cpu::{CpuBackend, CpuBuffer, CpuIndices, DEVICE, buffer, check_host_tensor, check_len},
+    cpu::{
+        AlignedBuf, CpuBackend, CpuBuffer, CpuIndices, DEVICE, ThreadPool, buffer, check_host_tensor,
+        check_len,
+    },
     ops::LinearOps,
     tensor::HostTensor,
 };
@@ -48,7 +51,14 @@ pub struct CpuWeight {
 }
 
 #[derive(Debug)]
-enum Part {
+struct Part {
+    matrix: Matrix,
+    /// Which input each stored column multiplies, where they are not in order.
+    order: Option<Arc<[u32]>>,
+}
+
+#[derive(Debug)]
+enum Matrix {
     Dense(DenseMatrix),
     Packed(PackedMatrix),
 }
@@ -94,9 +104,9 @@ impl CpuWeight {
 
     /// Bytes allocated beyond the checkpoint's.
     pub(super) fn packed_bytes(&self) -> usize {
-        let bytes = |part: &Part| match part {
-            Part::Dense(_) => 0,
-            Part::Packed(matrix) => matrix.len_bytes(),
+        let bytes = |part: &Part| match &part.matrix {
+            Matrix::Dense(_) => 0,
+            Matrix::Packed(matrix) => matrix.len_bytes(),
         };
         self.parts.iter().map(bytes).sum()
     }
@@ -105,11 +115,7 @@ impl CpuWeight {
     fn row_into(&self, mut row: usize, out: &mut [f32]) {
         for part in &self.parts {
             if row < part.rows() {
-                match part {
-                    Part::Dense(matrix) => matrix.row_into(row, out),
-                    Part::Packed(matrix) => matrix.row_into(row, out),
-                }
-                return;
+                return part.row_into(row, out);
             }
             row -= part.rows();
         }
@@ -117,6 +123,35 @@ impl CpuWeight {
 }
 
 impl Part {
+    fn prepare(backend: &CpuBackend, tensor: &HostTensor) -> Result<Self, BackendError> {
+        Ok(Self {
+            matrix: Matrix::prepare(backend, tensor)?,
+            order: tensor.order.clone(),
+        })
+    }
+
+    fn rows(&self) -> usize {
+        match &self.matrix {
+            Matrix::Dense(matrix) => matrix.rows,
+            Matrix::Packed(matrix) => matrix.rows,
+        }
+    }
+
+    fn row_into(&self, row: usize, out: &mut [f32]) {
+        match &self.matrix {
+            Matrix::Dense(matrix) => matrix.row_into(row, out),
+            Matrix::Packed(matrix) => matrix.row_into(row, out),
+        }
+        if let Some(order) = &self.order {
+            let stored = out.to_vec();
+            for (x, &input) in stored.into_iter().zip(order.iter()) {
+                out[input as usize] = x;
+            }
+        }
+    }
+}
+
+impl Matrix {
     fn prepare(backend: &CpuBackend, tensor: &HostTensor) -> Result<Self, BackendError> {
         let Some(format) = PackedFormat::of(tensor.format) else {
             return Ok(Self::Dense(DenseMatrix {
@@ -136,13 +171,6 @@ impl Part {
         })?;
         tensor.bytes.release();
         Ok(Self::Packed(packed))
-    }
-
-    fn rows(&self) -> usize {
-        match self {
-            Self::Dense(matrix) => matrix.rows,
-            Self::Packed(matrix) => matrix.rows,
-        }
     }
 }
 
@@ -168,9 +196,18 @@ impl LinearOps for CpuBackend {
         let mut out = Output::new(&mut out[..rows * n], n, bias.map(|bias| &bias[..n]));
         let on = (self.pool(), self.isa());
         for part in &weight.parts {
-            match part {
-                Part::Dense(matrix) => dense::multiply(on, x, rows, matrix, &out),
-                Part::Packed(matrix) => {
+            let mut gathered;
+            let x = match &part.order {
+                None => x,
+                Some(order) => {
+                    gathered = self.gathered();
+                    gather(self.pool(), x, order, &mut gathered)
+                        .ok_or_else(|| out_of_scratch(4 * rows * k))?
+                }
+            };
+            match &part.matrix {
+                Matrix::Dense(matrix) => dense::multiply(on, x, rows, matrix, &out),
+                Matrix::Packed(matrix) => {
                     let mut scratch = self.scratch();
                     let terms = Terms::of(matrix.format);
                     let x = Activations::quantize(on, x, (rows, k), terms, &mut scratch)
@@ -205,6 +242,26 @@ impl LinearOps for CpuBackend {
         });
         Ok(())
     }
+}
+
+/// The columns of `x` in the order that a part stores its own; `None` if there is no memory.
+fn gather<'a>(
+    pool: &ThreadPool,
+    x: &[f32],
+    order: &[u32],
+    scratch: &'a mut AlignedBuf<f32>,
+) -> Option<&'a [f32]> {
+    if scratch.len() < x.len() {
+        *scratch = AlignedBuf::zeroed(x.len())?;
+    }
+    let out = &mut scratch[..x.len()];
+    pool.run_chunks(out, order.len(), |row, out| {
+        let x = &x[row * order.len()..][..order.len()];
+        for (out, &input) in out.iter_mut().zip(order) {
+            *out = x[input as usize];
+        }
+    });
+    Some(out)
 }
 
 /// Where a product goes: some columns of `(rows, stride)`, written by several threads, each its own part.
@@ -260,7 +317,7 @@ impl<'a> Output<'a> {
 fn out_of_scratch(needed: usize) -> BackendError {
     BackendError::OutOfMemory {
         device: DEVICE,
-        what: "quantized activations".to_owned(),
+        what: "activations as the weights want them".to_owned(),
         needed,
         available: buffer::available_memory_bytes(),
     }

@@ -1,6 +1,6 @@
 //! From a checkpoint's blocks to a [`PackedMatrix`].
 
-use super::packed::{BLOCK, GROUP, PackedFormat, PackedMatrix, Quants, Scales};
+use super::packed::{BLOCK, GROUP, GROUP_SCALES_BYTES, PackedFormat, PackedMatrix, Quants, Scales};
 use crate::{
     cpu::{ThreadPool, arena::Arena, dequant},
     tensor::{HostTensor, WeightFormat},
@@ -80,6 +80,9 @@ impl PackedRow<'_> {
                 }
                 WeightFormat::Q4K | WeightFormat::Q5K => self.put_k45(format, index, block),
                 WeightFormat::Q6K => self.put_k6(index, block),
+                WeightFormat::Int4G32 | WeightFormat::Int4G64 | WeightFormat::Int4G128 => {
+                    self.put_int4(index, block);
+                }
                 WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => {
                     unreachable!("dense formats are not packed")
                 }
@@ -171,6 +174,21 @@ impl PackedRow<'_> {
                 let pair = (level(j) >> 4) << (2 * (quad % 4));
                 levels[256 + 64 * (quad / 4) + lane + j % 4] |= pair;
             }
+        }
+    }
+
+    /// A group of 32, 64 or 128 columns with one scale and one zero level.
+    fn put_int4(&mut self, group: usize, src: &[u8]) {
+        let row = self.row;
+        let scales = &mut self.scales[group * GROUP_SCALES_BYTES..][..GROUP_SCALES_BYTES];
+        scales[2 * row..2 * row + 2].copy_from_slice(&src[..2]);
+        scales[2 * GROUP + row] = src[2].wrapping_neg();
+        let blocks = src[4..].chunks_exact(BLOCK / 2);
+        let first = group * blocks.len();
+        for (block, bytes) in blocks.enumerate() {
+            let level = |j: usize| bytes[j / 2] >> (4 * (j % 2)) & 15;
+            let paired: [u8; 16] = std::array::from_fn(|j| level(j) | level(j + 16) << 4);
+            self.put_nibbles(first + block, &paired);
         }
     }
 

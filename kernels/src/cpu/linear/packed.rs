@@ -24,6 +24,9 @@ pub(super) const GROUP: usize = 16;
 /// Columns a block.
 pub(super) const BLOCK: usize = 32;
 
+/// Bytes of the scales of a [`Scales::Group`].
+pub(super) const GROUP_SCALES_BYTES: usize = 48;
+
 /// How levels are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quants {
@@ -61,6 +64,8 @@ pub(super) enum Scales {
     /// A super-block of 8 blocks: 16 f16 `d`; then a block: 16 i8 scales of its first 16 columns, in units of
     /// `d`, and 16 of its last 16.
     SuperHalves,
+    /// For each 1, 2 or 4 blocks: 16 f16 scales, then 16 i8 minimums in units of those (zero levels, negated).
+    Group(usize),
 }
 
 impl Scales {
@@ -71,6 +76,7 @@ impl Scales {
             Self::BlockMin => 64 * blocks,
             Self::SuperMin => (64 + 8 * 32) * (blocks / 8),
             Self::SuperHalves => (32 + 8 * 32) * (blocks / 8),
+            Self::Group(of) => GROUP_SCALES_BYTES * (blocks / of),
         }
     }
 }
@@ -97,6 +103,9 @@ impl PackedFormat {
             WeightFormat::Q4K => (Quants::Bits4, Scales::SuperMin, 0),
             WeightFormat::Q5K => (Quants::Bits5, Scales::SuperMin, 0),
             WeightFormat::Q6K => (Quants::Bits6, Scales::SuperHalves, 32),
+            WeightFormat::Int4G32 => (Quants::Bits4, Scales::Group(1), 0),
+            WeightFormat::Int4G64 => (Quants::Bits4, Scales::Group(2), 0),
+            WeightFormat::Int4G128 => (Quants::Bits4, Scales::Group(4), 0),
         };
         Some(Self { quants, scales, zero })
     }
@@ -213,6 +222,15 @@ pub(super) fn affine_at(kind: Scales, scales: &[u8], block: usize, half: usize, 
             Affine {
                 scale: f16(start + 2 * row) * f32::from(units),
                 min: 0.0,
+            }
+        }
+        Scales::Group(of) => {
+            let start = block / of * GROUP_SCALES_BYTES;
+            let scale = f16(start + 2 * row);
+            let units = scales[start + 2 * GROUP + row] as i8;
+            Affine {
+                scale,
+                min: scale * f32::from(units),
             }
         }
     }

@@ -43,7 +43,7 @@ impl Terms {
     pub(super) const fn of(format: PackedFormat) -> Self {
         match format.scales {
             Scales::Block => Self::Zero(format.zero),
-            Scales::BlockMin | Scales::SuperMin => Self::ScaledSum,
+            Scales::BlockMin | Scales::SuperMin | Scales::Group(_) => Self::ScaledSum,
             Scales::SuperHalves => Self::ZeroHalves(format.zero),
         }
     }

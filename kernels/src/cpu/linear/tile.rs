@@ -99,6 +99,9 @@ macro_rules! dispatch_format {
             (Quants::Bits5, Scales::SuperMin) => $kernel::<Bits5, SuperMin>,
             (Quants::Bits6, Scales::SuperHalves) => $kernel::<Bits6, SuperHalves>,
             (Quants::Bits8, Scales::Block) => $kernel::<Bits8, Block>,
+            (Quants::Bits4, Scales::Group(1)) => $kernel::<Bits4, Group<1>>,
+            (Quants::Bits4, Scales::Group(2)) => $kernel::<Bits4, Group<2>>,
+            (Quants::Bits4, Scales::Group(4)) => $kernel::<Bits4, Group<4>>,
             (quants, scales) => unreachable!("no format packs {quants:?} with {scales:?}"),
         }
     };
