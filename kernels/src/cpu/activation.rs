@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Elements that a task works on at least: below, handing out tasks costs more than it saves.
-const MIN_TASK_LEN: usize = 8192;
+const MIN_TASK_LEN: usize = 4096;
 
 impl ActivationOps for CpuBackend {
     fn add(&self, x: &CpuBuffer, y: &mut CpuBuffer, len: usize) -> Result<(), BackendError> {
@@ -78,8 +78,15 @@ impl CpuBackend {
     /// Rows of `width` elements that one task should take, so that all threads have work and no task is too
     /// small to be worth handing out.
     pub(super) fn task_rows(&self, rows: usize, width: usize) -> usize {
-        let least = MIN_TASK_LEN.div_ceil(width.max(1));
-        rows.div_ceil(4 * self.pool().threads()).max(least)
+        let threads = self.pool().threads();
+        let tasks = (rows * width / MIN_TASK_LEN).clamp(1, 4 * threads);
+        // As many for each thread.
+        let tasks = if tasks > threads {
+            tasks / threads * threads
+        } else {
+            tasks
+        };
+        rows.div_ceil(tasks).max(1)
     }
 
     /// Calls `f` with each row of `data` and its index, `task_rows` rows a task.

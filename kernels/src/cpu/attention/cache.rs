@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Rows from which the heads are shared out to the threads.
-const SHARE_FROM_ROWS: usize = 16;
+const SHARE_FROM_ROWS: usize = 4;
 
 /// See [`crate::ops::AttentionOps::write_kv`].
 pub(super) fn write_kv(

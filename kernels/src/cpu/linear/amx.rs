@@ -18,7 +18,7 @@ use super::{
     },
     packed::{PackedFormat, Quants, Scales},
     quantize::PAIRED_ROWS,
-    tile::{Tile, TileKernel, dispatch_format},
+    tile::{Strip, Tile, dispatch_format},
 };
 
 /// Calls `$body` with the constant `$row` = 0, 1, ... below `$n`.
@@ -34,31 +34,56 @@ macro_rules! each_row {
     };
 }
 
-/// The kernel of a format. For a tile that [`is_multiplied`] by the matrix unit, the thread's [`Shapes`] must
-/// have been fitted.
-pub(super) fn kernel(format: PackedFormat) -> TileKernel {
-    dispatch_format!(format, any_rows)
+/// What a thread computes the strips of a format with.
+#[derive(Debug)]
+pub(super) struct Kernel {
+    compute: StripKernel,
+    shapes: Shapes,
+}
+
+type StripKernel = unsafe fn(&Strip);
+
+impl Kernel {
+    pub(super) fn new(format: PackedFormat) -> Self {
+        Self {
+            compute: dispatch_format!(format, any_rows),
+            shapes: Shapes::default(),
+        }
+    }
+
+    /// Computes a strip whose tiles are multiplied by the matrix unit ([`is_multiplied`]).
+    ///
+    /// # Safety
+    /// The process may use AMX; the strip is of this kernel's format, and its pointers are valid for what
+    /// [`Tile`] says of them.
+    pub(super) unsafe fn compute(&mut self, strip: &Strip) {
+        // SAFETY: the caller's promise; the shapes fit before they are used.
+        unsafe {
+            self.shapes.fit();
+            (self.compute)(strip);
+        }
+    }
 }
 
 /// Whether the matrix unit takes a tile: full tiles and paired ones. Storing its sums costs as much for a row as
 /// for 16, so the rest is left to the vector units; so are weights with a scale each half of a block.
-fn is_multiplied(tile: &Tile) -> bool {
+pub(super) fn is_multiplied(tile: &Tile) -> bool {
     tile.format.scales != Scales::SuperHalves && (tile.paired || tile.rows == 16)
 }
 
 /// The shapes of this thread's tile registers, while it computes tiles.
 #[derive(Debug, Default)]
-pub(super) struct Shapes {
+struct Shapes {
     in_use: bool,
 }
 
 impl Shapes {
-    /// Makes the registers fit a tile.
+    /// Gives the registers their shapes.
     ///
     /// # Safety
     /// The process may use AMX.
-    pub(super) unsafe fn fit(&mut self, tile: &Tile) {
-        if self.in_use || !is_multiplied(tile) {
+    unsafe fn fit(&mut self) {
+        if self.in_use {
             return;
         }
         // SAFETY: the caller's promise; the instruction reads the 64 bytes of `CONFIG`, which are valid.
@@ -100,15 +125,13 @@ static CONFIG: Config = Config {
 };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn any_rows<L: Levels, A: Affine>(tile: &Tile) {
+unsafe fn any_rows<L: Levels, A: Affine>(strip: &Strip) {
     // SAFETY: the caller's promise. A paired tile has room for 8 rows in its records, and no more of its own.
     unsafe {
-        if !is_multiplied(tile) {
-            avx512::any_rows::<L, A>(tile);
-        } else if tile.paired {
-            rows::<L, A, 2, PAIRED_ROWS>(tile);
+        if strip.tile(0).paired {
+            rows::<L, A, 2, PAIRED_ROWS>(strip);
         } else {
-            rows::<L, A, 1, 16>(tile);
+            rows::<L, A, 1, 16>(strip);
         }
     }
 }
@@ -129,39 +152,79 @@ const RING: usize = 4;
 const UNPACK_AHEAD: usize = 3;
 const MULTIPLY_AHEAD: usize = 1;
 
-/// The N rows of a tile, B blocks a product.
+/// Walks over the products of a strip, group after group.
+struct Walk {
+    group: usize,
+    product: usize,
+    /// The tile of `group`.
+    tile: Tile,
+}
+
+impl Walk {
+    fn new(strip: &Strip) -> Self {
+        Self {
+            group: 0,
+            product: 0,
+            tile: strip.tile(0),
+        }
+    }
+
+    /// Goes on to the next product of `products` a group; whether that is in another group.
+    #[inline]
+    fn advance(&mut self, strip: &Strip, products: usize) -> bool {
+        self.product += 1;
+        if self.product < products {
+            return false;
+        }
+        self.product = 0;
+        self.group += 1;
+        self.tile = strip.tile(self.group);
+        true
+    }
+}
+
+/// The tiles of a strip, N rows each, B blocks a product. The ring runs on from group to group.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn rows<L: Levels, A: Affine, const B: usize, const N: usize>(tile: &Tile) {
-    let products = tile.blocks / B;
+unsafe fn rows<L: Levels, A: Affine, const B: usize, const N: usize>(strip: &Strip) {
+    let (mut unpacking, mut multiplying, mut adding) = (Walk::new(strip), Walk::new(strip), Walk::new(strip));
+    let products = adding.tile.blocks / B;
+    let total = products * strip.groups;
     let (level_bytes, record_bytes) = (512 * B, 512 * B + 128);
     let mut exchange = MaybeUninit::<Exchange>::uninit();
     let exchange = exchange.as_mut_ptr();
     let mut acc = [_mm512_setzero_ps(); N];
-    // SAFETY: `Tile` has `blocks` blocks of levels and scales, and `products` records. Quads and sums are written
-    // before they are read, and read before they are written again: the ring is long enough.
+    // SAFETY: each `Tile` has `blocks` blocks of levels and scales, and `products` records; the walks take
+    // `total` steps, so that all are read only in the strip's groups. Quads and sums are written before they are
+    // read, and read before they are written again: the ring is long enough.
     unsafe {
-        prefetch_output(tile);
-        for step in 0..products + UNPACK_AHEAD {
-            if step < products && !L::ARE_QUADS {
-                let levels = tile.quants.add(step * B * L::BLOCK_BYTES);
+        prefetch_output(&adding.tile);
+        for step in 0..total + UNPACK_AHEAD {
+            if step < total && !L::ARE_QUADS {
+                let levels = unpacking.tile.quants.add(unpacking.product * B * L::BLOCK_BYTES);
                 unpack::<L, B>(levels, (&raw mut (*exchange).quads[step % RING]).cast());
+                unpacking.advance(strip, products);
             }
-            let product = step.wrapping_sub(UNPACK_AHEAD - MULTIPLY_AHEAD);
-            if product < products {
+            let index = step.wrapping_sub(UNPACK_AHEAD - MULTIPLY_AHEAD);
+            if index < total {
+                let Walk { tile, product, .. } = &multiplying;
                 let quads: *const u8 = if L::ARE_QUADS {
                     let levels = tile.quants.add(product * B * L::BLOCK_BYTES);
                     avx512::prefetch(levels, B * L::BLOCK_BYTES);
                     levels
                 } else {
-                    (&raw const (*exchange).quads[product % RING]).cast()
+                    (&raw const (*exchange).quads[index % RING]).cast()
                 };
-                let sums = (&raw mut (*exchange).sums[product % RING]).cast();
+                let sums = (&raw mut (*exchange).sums[index % RING]).cast();
                 multiply::<B>(quads, tile.x.add(product * record_bytes), sums);
+                if multiplying.advance(strip, products) && multiplying.group < strip.groups {
+                    prefetch_output(&multiplying.tile);
+                }
             }
-            let product = step.wrapping_sub(UNPACK_AHEAD);
-            if product < products {
-                let sums: *const u8 = (&raw const (*exchange).sums[product % RING]).cast();
+            let index = step.wrapping_sub(UNPACK_AHEAD);
+            if index < total {
+                let Walk { tile, product, .. } = &adding;
+                let sums: *const u8 = (&raw const (*exchange).sums[index % RING]).cast();
                 let record = tile.x.add(product * record_bytes + level_bytes);
                 for block in 0..B {
                     let (scale, min) = A::at(tile.scales, product * B + block);
@@ -180,9 +243,13 @@ unsafe fn rows<L: Levels, A: Affine, const B: usize, const N: usize>(tile: &Tile
                         };
                     });
                 }
+                if product + 1 == products {
+                    store(tile, &acc);
+                    acc = [_mm512_setzero_ps(); N];
+                }
+                adding.advance(strip, products);
             }
         }
-        store(tile, &acc);
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     Output,
     packed::{BLOCK, GROUP, PackedMatrix},
     quantize::{TILE, Terms, Tiling, quantize_tile},
-    tile::{Kernel, Tile},
+    tile::{Kernel, Strip, Tile},
 };
 use crate::cpu::{AlignedBuf, Isa, ThreadPool};
 
@@ -14,6 +14,9 @@ const PANEL_BYTES: usize = 512 << 10;
 
 /// Bytes of weights that stay in the nearest cache while tiles of activations pass by.
 const CHUNK_BYTES: usize = 24 << 10;
+
+/// Activations below which rounding is not worth another thread.
+const MIN_QUANTIZE_LEN: usize = 2048;
 
 /// Bytes of weights below which a task of its own is not worth its launch.
 const MIN_TASK_BYTES: usize = 16 << 10;
@@ -47,10 +50,20 @@ impl<'a> Activations<'a> {
         if scratch.len() < len {
             *scratch = AlignedBuf::zeroed(len)?;
         }
-        let tile_bytes = tiling.start_of(1).max(1);
-        pool.run_chunks(&mut scratch[..len], tile_bytes, |tile, bytes| {
-            quantize_tile(isa, &tiling, tile, x, bytes);
-        });
+        if tiling.tiles() == 1 {
+            // A decode step: the threads share the blocks.
+            let (unit_bytes, unit_blocks) = tiling.unit_of(0);
+            let tasks = pool.threads().min(rows * cols / MIN_QUANTIZE_LEN).max(1);
+            let units = (blocks / unit_blocks).div_ceil(tasks);
+            pool.run_chunks(&mut scratch[..len], units * unit_bytes, |task, bytes| {
+                quantize_tile(isa, &tiling, (0, task * units * unit_blocks), x, bytes);
+            });
+        } else {
+            let tile_bytes = tiling.start_of(1).max(1);
+            pool.run_chunks(&mut scratch[..len], tile_bytes, |tile, bytes| {
+                quantize_tile(isa, &tiling, (tile, 0), x, bytes);
+            });
+        }
         Some(Self {
             tiling,
             bytes: &scratch[..len],
@@ -70,30 +83,36 @@ pub(super) fn multiply(
     pool.run(plan.tasks(), |task| {
         let (groups, tiles) = plan.task(task);
         let mut kernel = Kernel::new(isa, matrix.format);
+        // Weights that only one tile of activations needs are read once anyway.
+        let groups_a_chunk = if tiles.len() > 1 {
+            groups_a_chunk
+        } else {
+            groups.len()
+        };
         for first in groups.clone().step_by(groups_a_chunk) {
+            let end = groups.end.min(first + groups_a_chunk);
             for tile in tiles.clone() {
-                for group in first..groups.end.min(first + groups_a_chunk) {
-                    let (quants, scales) = matrix.group(group);
-                    let col = group * GROUP;
-                    let tile = Tile {
-                        format: matrix.format,
-                        quants: quants.as_ptr(),
-                        scales: scales.as_ptr(),
-                        blocks: matrix.blocks(),
-                        x: x.bytes[x.tiling.start_of(tile)..].as_ptr(),
-                        rows: x.tiling.rows_of(tile),
-                        paired: x.tiling.is_paired(tile),
-                        out: out.at(tile * TILE, col),
-                        out_stride: out.stride(),
-                        cols: GROUP.min(matrix.rows - col),
-                        bias: out.bias_at(col),
-                    };
-                    // SAFETY: a backend has an `Isa` only if the processor does. The group has the blocks
-                    // that its matrix was packed with, the tile as many records, quantized for this format's
-                    // terms. `out` holds all rows and columns; this task alone writes the columns of its
-                    // groups in the rows of its tiles.
-                    unsafe { kernel.compute(&tile) };
-                }
+                let (quants, scales) = matrix.group(first);
+                let col = first * GROUP;
+                let tile = Tile {
+                    format: matrix.format,
+                    quants: quants.as_ptr(),
+                    scales: scales.as_ptr(),
+                    blocks: matrix.blocks(),
+                    x: x.bytes[x.tiling.start_of(tile)..].as_ptr(),
+                    rows: x.tiling.rows_of(tile),
+                    paired: x.tiling.is_paired(tile),
+                    out: out.at(tile * TILE, col),
+                    out_stride: out.stride(),
+                    cols: matrix.rows.min(end * GROUP) - col,
+                    bias: out.bias_at(col),
+                };
+                let strip = Strip::new(tile, end - first, matrix.group_bytes());
+                // SAFETY: a backend has an `Isa` only if the processor does. The groups have the blocks
+                // that their matrix was packed with, the tile as many records, quantized for this format's
+                // terms. `out` holds all rows and columns; this task alone writes the columns of its
+                // groups in the rows of its tiles.
+                unsafe { kernel.compute(&strip) };
             }
         }
     });

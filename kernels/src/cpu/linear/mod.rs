@@ -29,7 +29,7 @@ use std::{marker::PhantomData, sync::Arc};
 
 use self::{
     gemm::Activations,
-    packed::{DenseMatrix, PackedFormat, PackedMatrix},
+    packed::{DenseMatrix, GROUP, PackedFormat, PackedMatrix},
     quantize::Terms,
 };
 use crate::{
@@ -93,8 +93,10 @@ impl CpuWeight {
                 )));
             }
         }
-        let prepared: Result<Vec<Part>, BackendError> =
-            parts.iter().map(|part| Part::prepare(backend, part)).collect();
+        let prepared: Result<Vec<Part>, BackendError> = parts
+            .chunk_by(stack_in_one)
+            .map(|parts| Part::prepare(backend, parts))
+            .collect();
         Ok(Self {
             parts: prepared?,
             n: parts.iter().map(|part| part.rows).sum(),
@@ -123,10 +125,11 @@ impl CpuWeight {
 }
 
 impl Part {
-    fn prepare(backend: &CpuBackend, tensor: &HostTensor) -> Result<Self, BackendError> {
+    /// Prepares tensors that [`stack_in_one`].
+    fn prepare(backend: &CpuBackend, tensors: &[HostTensor]) -> Result<Self, BackendError> {
         Ok(Self {
-            matrix: Matrix::prepare(backend, tensor)?,
-            order: tensor.order.clone(),
+            matrix: Matrix::prepare(backend, tensors)?,
+            order: tensors[0].order.clone(),
         })
     }
 
@@ -152,7 +155,8 @@ impl Part {
 }
 
 impl Matrix {
-    fn prepare(backend: &CpuBackend, tensor: &HostTensor) -> Result<Self, BackendError> {
+    fn prepare(backend: &CpuBackend, tensors: &[HostTensor]) -> Result<Self, BackendError> {
+        let tensor = &tensors[0];
         let Some(format) = PackedFormat::of(tensor.format) else {
             return Ok(Self::Dense(DenseMatrix {
                 format: tensor.format,
@@ -161,17 +165,28 @@ impl Matrix {
                 bytes: tensor.bytes.clone(),
             }));
         };
-        let packed = pack::pack((backend.pool(), &backend.arena), tensor, format).ok_or_else(|| {
+        let packed = pack::pack((backend.pool(), &backend.arena), tensors, format).ok_or_else(|| {
+            let rows: usize = tensors.iter().map(|tensor| tensor.rows).sum();
             BackendError::OutOfMemory {
                 device: DEVICE,
-                what: format!("a {} matrix of {} x {}", tensor.format, tensor.rows, tensor.cols),
-                needed: tensor.bytes.len(),
+                what: format!("a {} matrix of {rows} x {}", tensor.format, tensor.cols),
+                needed: tensors.iter().map(|tensor| tensor.bytes.len()).sum(),
                 available: buffer::available_memory_bytes(),
             }
         })?;
-        tensor.bytes.release();
+        for tensor in tensors {
+            tensor.bytes.release();
+        }
         Ok(Self::Packed(packed))
     }
+}
+
+/// Whether `lower` becomes part of the same packed matrix as `upper`: one product for both.
+fn stack_in_one(upper: &HostTensor, lower: &HostTensor) -> bool {
+    PackedFormat::of(upper.format).is_some()
+        && upper.format == lower.format
+        && upper.order == lower.order
+        && upper.rows.is_multiple_of(GROUP)
 }
 
 impl LinearOps for CpuBackend {

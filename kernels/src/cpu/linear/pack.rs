@@ -9,26 +9,27 @@ use crate::{
 /// Bytes that a task packs at least.
 const TASK_BYTES: usize = 256 << 10;
 
-/// Packs `tensor`, whose bytes fit its shape; `None` if there is no memory.
+/// Packs tensors of one checkpoint format into one matrix, each below the one before; `None` if there is no memory.
+/// Their bytes fit their shapes, their columns are as many, and the rows of all but the last are full groups.
 pub(super) fn pack(
     (pool, arena): (&ThreadPool, &Arena),
-    tensor: &HostTensor,
+    tensors: &[HostTensor],
     format: PackedFormat,
 ) -> Option<PackedMatrix> {
-    let HostTensor { rows, cols, .. } = *tensor;
+    let (rows, cols) = (tensors.iter().map(|tensor| tensor.rows).sum(), tensors[0].cols);
     let mut matrix = PackedMatrix::zeroed(arena, format, rows, cols)?;
     let (group_bytes, quants_bytes) = (matrix.group_bytes(), matrix.quants_bytes());
     if group_bytes == 0 {
         return Some(matrix);
     }
-    let src: &[u8] = &tensor.bytes;
-    let row_bytes = src.len() / rows.max(1);
+    let row_bytes = tensors[0].bytes.len() / tensors[0].rows.max(1);
     let groups_a_task = TASK_BYTES.div_ceil(group_bytes);
     pool.run_chunks(matrix.bytes_mut(), groups_a_task * group_bytes, |task, groups| {
         for (index, group) in groups.chunks_exact_mut(group_bytes).enumerate() {
-            let first = (task * groups_a_task + index) * GROUP;
+            let (tensor, first) = tensor_of(tensors, (task * groups_a_task + index) * GROUP);
+            let src: &[u8] = &tensor.bytes;
             let (quants, scales) = group.split_at_mut(quants_bytes);
-            for row in first..rows.min(first + GROUP) {
+            for row in first..tensor.rows.min(first + GROUP) {
                 let mut dst = PackedRow {
                     format,
                     row: row - first,
@@ -40,6 +41,18 @@ pub(super) fn pack(
         }
     });
     Some(matrix)
+}
+
+/// The tensor that row `row` of all of them is of, and which of its rows that is.
+fn tensor_of(tensors: &[HostTensor], mut row: usize) -> (&HostTensor, usize) {
+    let tensor = tensors.iter().find(|tensor| {
+        let found = row < tensor.rows;
+        if !found {
+            row -= tensor.rows;
+        }
+        found
+    });
+    (tensor.expect("a row of the matrix"), row)
 }
 
 /// One row of a group, being filled.

@@ -112,13 +112,30 @@ impl Tiling {
         BLOCK + 4 + self.terms.bytes()
     }
 
+    /// Bytes that tile `tile` cannot be cut within, and the blocks in them.
+    pub(super) fn unit_of(&self, tile: usize) -> (usize, usize) {
+        if self.is_paired(tile) {
+            (PAIR_BYTES, 2)
+        } else {
+            (self.rows_of(tile) * self.record_bytes(), 1)
+        }
+    }
+
     fn row_bytes(&self) -> usize {
         self.blocks * self.record_bytes()
     }
 }
 
-/// Rounds the rows of `tile` (of `x`, `(rows, 32 * blocks)`) into `out`, the bytes of that tile.
-pub(super) fn quantize_tile(isa: Isa, tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
+/// Rounds the rows of a tile (of `x`, `(rows, 32 * blocks)`), from block `first` of it on, into `out`, the records of as
+/// many blocks as there is room for.
+pub(super) fn quantize_tile(
+    isa: Isa,
+    tiling: &Tiling,
+    (tile, first): (usize, usize),
+    x: &[f32],
+    out: &mut [u8],
+) {
+    let tile = (tile, first);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a backend has an `Isa` only if the processor does.
@@ -134,18 +151,18 @@ pub(super) fn quantize_tile(isa: Isa, tiling: &Tiling, tile: usize, x: &[f32], o
 #[inline(always)]
 fn quantize_tile_with(
     tiling: &Tiling,
-    tile: usize,
+    (tile, first): (usize, usize),
     x: &[f32],
     out: &mut [u8],
     quantize: impl Fn(&[f32; BLOCK], &mut [u8; BLOCK]) -> (f32, [i32; 2]),
 ) {
     if tiling.is_paired(tile) {
-        return quantize_pairs_with(tiling, tile, x, out, quantize);
+        return quantize_pairs_with(tiling, (tile, first), x, out, quantize);
     }
     let n = tiling.rows_of(tile);
     let k = tiling.blocks * BLOCK;
     for row in 0..n {
-        let x = &x[(tile * TILE + row) * k..][..k];
+        let x = &x[(tile * TILE + row) * k..][first * BLOCK..k];
         let records = out.chunks_exact_mut(n * tiling.record_bytes());
         for (x, record) in x.as_chunks::<BLOCK>().0.iter().zip(records) {
             let (levels, rest) = record.split_at_mut(n * BLOCK);
@@ -170,7 +187,7 @@ fn quantize_tile_with(
 #[inline(always)]
 fn quantize_pairs_with(
     tiling: &Tiling,
-    tile: usize,
+    (tile, first): (usize, usize),
     x: &[f32],
     out: &mut [u8],
     quantize: impl Fn(&[f32; BLOCK], &mut [u8; BLOCK]) -> (f32, [i32; 2]),
@@ -185,16 +202,17 @@ fn quantize_pairs_with(
             let (scales, terms) = rest.split_at_mut(4 * PAIRED_ROWS);
             for row in 0..PAIRED_ROWS {
                 // A row of the matrix unit is two blocks of levels wide.
-                let at = 2 * (PAIRED_ROWS * half + row);
-                levels[at + 1 - half] = [0; BLOCK];
-                let x = x[((tile * TILE + row) * k + (2 * pair + half) * BLOCK).min(x.len())..].first_chunk();
+                let to = 2 * (PAIRED_ROWS * half + row);
+                levels[to + 1 - half] = [0; BLOCK];
+                let at = (tile * TILE + row) * k + (first + 2 * pair + half) * BLOCK;
+                let x = x[at.min(x.len())..].first_chunk();
                 let Some(x) = x.filter(|_| row < n) else {
-                    levels[at + half] = [0; BLOCK];
+                    levels[to + half] = [0; BLOCK];
                     put(scales, row, [0; 4]);
                     put(terms, row, [0; 4]);
                     continue;
                 };
-                let (scale, sums) = quantize(x, &mut levels[at + half]);
+                let (scale, sums) = quantize(x, &mut levels[to + half]);
                 let total = sums[0].wrapping_add(sums[1]);
                 put(scales, row, scale.to_le_bytes());
                 put(terms, row, term(tiling.terms, scale, total));
@@ -262,7 +280,7 @@ mod x86 {
     use super::{ABS, BLOCK, Tiling, quantize_tile_with, scale_of};
 
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn quantize_tile_avx512(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
+    pub(super) fn quantize_tile_avx512(tiling: &Tiling, tile: (usize, usize), x: &[f32], out: &mut [u8]) {
         quantize_tile_with(tiling, tile, x, out, |x, levels| quantize_block_avx512(x, levels));
     }
 
@@ -293,7 +311,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn quantize_tile_avx2(tiling: &Tiling, tile: usize, x: &[f32], out: &mut [u8]) {
+    pub(super) fn quantize_tile_avx2(tiling: &Tiling, tile: (usize, usize), x: &[f32], out: &mut [u8]) {
         quantize_tile_with(tiling, tile, x, out, |x, levels| quantize_block_avx2(x, levels));
     }
 

@@ -1,6 +1,6 @@
 //! What a tile kernel is given, and which kernel computes it.
 
-use super::packed::PackedFormat;
+use super::packed::{GROUP, PackedFormat};
 use crate::cpu::Isa;
 
 /// One group of 16 weight rows times one tile of up to 16 activation rows.
@@ -9,6 +9,7 @@ use crate::cpu::Isa;
 /// of levels in a block is exact in i32 (with the correction for the zero level); then
 /// `acc = fma(dot as f32, weight_scale * x_scale, acc)` block by block, and, with minimums,
 /// `acc = fma(weight_min, x_scaled_sum, acc)` after it; the bias is added last.
+#[derive(Clone, Copy)]
 pub(super) struct Tile {
     /// Format of the group.
     pub(super) format: PackedFormat,
@@ -34,6 +35,47 @@ pub(super) struct Tile {
     pub(super) bias: *const f32,
 }
 
+/// Consecutive groups of weight rows times one tile of activation rows.
+pub(super) struct Strip {
+    /// The tile of the first group.
+    first: Tile,
+    /// Groups of weight rows.
+    pub(super) groups: usize,
+    /// Bytes from one group to the next.
+    pub(super) group_bytes: usize,
+    /// Columns of the output to write, of all groups.
+    cols: usize,
+}
+
+impl Strip {
+    /// `groups` groups, `group_bytes` apart; `first` is the tile of the first, with the columns of all.
+    pub(super) fn new(first: Tile, groups: usize, group_bytes: usize) -> Self {
+        Self {
+            cols: first.cols,
+            first,
+            groups,
+            group_bytes,
+        }
+    }
+
+    /// The tile of a group.
+    pub(super) fn tile(&self, group: usize) -> Tile {
+        let col = group * GROUP;
+        Tile {
+            quants: self.first.quants.wrapping_add(group * self.group_bytes),
+            scales: self.first.scales.wrapping_add(group * self.group_bytes),
+            out: self.first.out.wrapping_add(col),
+            bias: if self.first.bias.is_null() {
+                self.first.bias
+            } else {
+                self.first.bias.wrapping_add(col)
+            },
+            cols: self.cols.saturating_sub(col).min(GROUP),
+            ..self.first
+        }
+    }
+}
+
 /// Computes a tile.
 ///
 /// # Safety
@@ -46,7 +88,7 @@ pub(super) struct Kernel {
     compute: TileKernel,
     /// Of the matrix unit, if there is one.
     #[cfg(target_arch = "x86_64")]
-    shapes: Option<super::amx::Shapes>,
+    amx: Option<super::amx::Kernel>,
 }
 
 impl Kernel {
@@ -55,32 +97,35 @@ impl Kernel {
         Self {
             compute: kernel(isa, format),
             #[cfg(target_arch = "x86_64")]
-            shapes: (isa == Isa::Amx).then(super::amx::Shapes::default),
+            amx: (isa == Isa::Amx).then(|| super::amx::Kernel::new(format)),
         }
     }
 
-    /// Computes a tile.
+    /// Computes the tiles of a strip.
     ///
     /// # Safety
-    /// The processor has the instruction set, the tile is of the format that this kernel was made for, and its
+    /// The processor has the instruction set, the tiles are of the format that this kernel was made for, and their
     /// pointers are valid for what [`Tile`] says of them.
-    pub(super) unsafe fn compute(&mut self, tile: &Tile) {
+    pub(super) unsafe fn compute(&mut self, strip: &Strip) {
         #[cfg(target_arch = "x86_64")]
-        if let Some(shapes) = &mut self.shapes {
+        if let Some(amx) = &mut self.amx
+            && super::amx::is_multiplied(&strip.first)
+        {
             // SAFETY: the processor has AMX, and whoever has found it may use it.
-            unsafe { shapes.fit(tile) };
+            unsafe { amx.compute(strip) };
+            return;
         }
-        // SAFETY: the caller's promise; the matrix unit was fitted.
-        unsafe { (self.compute)(tile) };
+        for group in 0..strip.groups {
+            // SAFETY: the caller's promise.
+            unsafe { (self.compute)(&strip.tile(group)) };
+        }
     }
 }
 
 fn kernel(isa: Isa, format: PackedFormat) -> TileKernel {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Amx => super::amx::kernel(format),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => super::avx512::kernel(format),
+        Isa::Avx512 | Isa::Amx => super::avx512::kernel(format),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => super::avx2::kernel(format),
         _ => super::portable::tile,
