@@ -10,6 +10,7 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -36,7 +37,12 @@ pub struct Repo {
     token: Option<String>,
     /// Its files are refused until a licence is accepted, which never happens.
     is_gated: bool,
+    /// Between two pieces of a file.
+    pause: Duration,
 }
+
+/// Bytes of a file that are sent at once.
+const PIECE: usize = 1 << 18;
 
 #[derive(Clone, Debug)]
 struct HubFile {
@@ -77,6 +83,13 @@ impl Repo {
     #[must_use]
     pub fn gated(mut self) -> Self {
         self.is_gated = true;
+        self
+    }
+
+    /// Its files come no faster than `bytes_per_second`.
+    #[must_use]
+    pub fn slow(mut self, bytes_per_second: u32) -> Self {
+        self.pause = Duration::from_secs_f64(PIECE as f64 / f64::from(bytes_per_second));
         self
     }
 
@@ -210,13 +223,13 @@ async fn file(
     let Some(file) = repo.files.get(&file) else {
         return refuse(StatusCode::NOT_FOUND, "EntryNotFound", "Entry not found");
     };
-    content(file, &headers)
+    content(file, &headers, repo.pause)
         .await
         .unwrap_or_else(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())
 }
 
 /// The bytes from `Range: bytes=N-` on, or all of them.
-async fn content(file: &HubFile, headers: &HeaderMap) -> io::Result<Response> {
+async fn content(file: &HubFile, headers: &HeaderMap, pause: Duration) -> io::Result<Response> {
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let start = range
         .and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok())
@@ -224,8 +237,9 @@ async fn content(file: &HubFile, headers: &HeaderMap) -> io::Result<Response> {
         .min(file.size);
     let mut source = tokio::fs::File::open(&file.path).await?;
     source.seek(io::SeekFrom::Start(start)).await?;
-    let chunks = futures_util::stream::unfold(source, |mut source| async {
-        let mut chunk = vec![0; 1 << 18];
+    let chunks = futures_util::stream::unfold(source, move |mut source| async move {
+        let mut chunk = vec![0; PIECE];
+        tokio::time::sleep(pause).await;
         match source.read(&mut chunk).await {
             Ok(0) => None,
             Ok(read) => {

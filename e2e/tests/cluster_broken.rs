@@ -3,7 +3,9 @@
 #![allow(clippy::print_stdout)] // the refusals are what the test shows, with --nocapture
 
 use anyhow::{Result, ensure};
-use ferrum_e2e::cluster::{Expectation, apply, broken_manifests, install_definition, objects, with_temp_ns};
+use ferrum_e2e::cluster::{
+    BrokenManifest, Expectation, apply, broken_manifests, install_definition, objects, with_temp_ns,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_manifest_that_is_wrong_in_itself_is_refused_with_the_text_of_its_header() -> Result<()> {
@@ -11,15 +13,16 @@ async fn a_manifest_that_is_wrong_in_itself_is_refused_with_the_text_of_its_head
         install_definition(&client).await?;
         let mut wrong = Vec::new();
         let mut refused = 0;
-        for (path, expectation, text) in broken_manifests()? {
-            let Expectation::Refused(expected) = expectation else {
+        for manifest in broken_manifests()? {
+            let BrokenManifest {
+                name,
+                expectation: Expectation::Refused(expected),
+                text,
+                ..
+            } = manifest
+            else {
                 continue;
             };
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
             let mut answer = None;
             for object in objects(&text)? {
                 if let Err(error) = apply(&client, &namespace, &object).await {

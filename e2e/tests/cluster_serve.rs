@@ -2,7 +2,10 @@
 #![cfg(feature = "cluster")]
 #![allow(clippy::print_stdout)] // the measured times, with --nocapture
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use ferrum_crds::FerrumModel;
@@ -59,6 +62,45 @@ async fn smollm2_from_the_hub_streams_a_true_answer_through_the_service() -> Res
             "cold start: {}",
             serde_json::to_string(&status.cold_start.context("a cold start")?)?
         );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weights_are_fetched_into_a_cache_once_and_the_share_is_told_meanwhile() -> Result<()> {
+    Chart::shared().await?;
+    with_temp_ns(|client, namespace| async move {
+        let url = endpoint(&client).await?;
+        let name = format!("cached-{namespace}");
+        let mut manifest = model("cached", "hf://test/slow");
+        models::merge(
+            &mut manifest["spec"],
+            json!({"servedNames": [name], "cache": {"size": "1Gi"}, "engine": {"maxModelLen": 2048}}),
+        );
+        apply(&client, &namespace, &manifest).await?;
+        let all: Api<FerrumModel> = Api::namespaced(client.clone(), &namespace);
+        let heard = Mutex::new(Vec::new());
+        let told = |model: Option<&FerrumModel>| {
+            let cached = model.and_then(|model| models::condition(model, "WeightsCached"));
+            let Some(cached) = cached else { return false };
+            let share = cached.message.strip_prefix("weights: ").map(str::to_owned);
+            let mut shares = heard.lock().expect("no panic while it is held");
+            if shares.last() != share.as_ref() {
+                shares.extend(share);
+            }
+            cached.status == "True"
+        };
+        await_condition(&all, "cached", PATIENCE, told).await?;
+        let shares = heard.into_inner()?;
+        println!("told meanwhile: {}", shares.join(", "));
+        let moves = shares
+            .iter()
+            .any(|share| !share.starts_with("0 %") && share.contains(" % of 0.1 GB"));
+        ensure!(moves, "{shares:?}");
+        await_settled(&client, &namespace, "cached", 1).await?;
+        let answer = ask(&url, &name).await?;
+        ensure!(answer.contains("Paris"), "{answer}");
         Ok(())
     })
     .await

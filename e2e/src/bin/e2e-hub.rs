@@ -52,6 +52,12 @@ fn repos(models: &Path, fixtures: &Path, broken: &Path) -> anyhow::Result<BTreeM
             config["model_type"] = serde_json::json!("mamba");
         })
     })?;
+    let three_heads = variant(&tiny, broken, "three-heads", |folder| {
+        edit_config(folder, |config| {
+            config["num_attention_heads"] = serde_json::json!(3);
+            config["num_key_value_heads"] = serde_json::json!(3);
+        })
+    })?;
     let gguf = models.join("SmolLM2-135M-Instruct.Q4_1.gguf");
     let repos = [
         ("HuggingFaceTB/SmolLM2-135M-Instruct", Repo::of_folder(&smollm2)?),
@@ -62,6 +68,8 @@ fn repos(models: &Path, fixtures: &Path, broken: &Path) -> anyhow::Result<BTreeM
         ("test/gated", tiny_repo()?.gated()),
         ("test/damaged", tiny_repo()?.damaged("model.safetensors")),
         ("test/truncated", Repo::of_folder(&truncated)?),
+        ("test/slow", Repo::of_file(&gguf)?.slow(8_000_000)),
+        ("test/three-heads", Repo::of_folder(&three_heads)?),
         ("test/unsupported", Repo::of_folder(&unsupported)?),
     ];
     Ok(repos

@@ -3,12 +3,10 @@
 //! ```yaml
 //! # expect: apply TEXT                      refused by the API server with an error that contains TEXT
 //! # expect: condition TYPE=STATUS REASON    accepted, and the FerrumModel shows this condition
+//! # chart: --set=KEY=VALUE ...              only with the chart installed so; without it, as all tests share it
 //! ```
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
@@ -28,11 +26,24 @@ pub enum Expectation {
     },
 }
 
-/// Every manifest of e2e/broken in order of names, with its expectation and its text.
+/// One file of e2e/broken.
+#[derive(Debug, Clone)]
+pub struct BrokenManifest {
+    /// Name of the file without its ending.
+    pub name: String,
+    /// What must become of it.
+    pub expectation: Expectation,
+    /// Arguments of the chart beside those that tests share.
+    pub chart: Vec<String>,
+    /// The file.
+    pub text: String,
+}
+
+/// Every manifest of e2e/broken in order of names.
 ///
 /// # Errors
 /// An empty folder, and a file whose header is missing or unknown: a case that nothing checks is a failure.
-pub fn broken_manifests() -> Result<Vec<(PathBuf, Expectation, String)>> {
+pub fn broken_manifests() -> Result<Vec<BrokenManifest>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("broken");
     let entries = fs::read_dir(&folder).with_context(|| folder.display().to_string())?;
     let mut files = entries
@@ -46,17 +57,35 @@ pub fn broken_manifests() -> Result<Vec<(PathBuf, Expectation, String)>> {
         .map(|path| {
             let text = fs::read_to_string(&path)?;
             let expectation = parse(&text).with_context(|| path.display().to_string())?;
-            Ok((path, expectation, text))
+            let name = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            Ok(BrokenManifest {
+                name,
+                expectation,
+                chart: chart_arguments(&text),
+                text,
+            })
         })
         .collect()
 }
 
-fn parse(text: &str) -> Result<Expectation> {
-    let header = text
-        .lines()
+/// What follows `word` in the comment at the top.
+fn header<'a>(text: &'a str, word: &str) -> Option<&'a str> {
+    text.lines()
         .take_while(|line| line.starts_with('#'))
-        .find_map(|line| line.strip_prefix("# expect: "))
-        .context("no line `# expect: ...` in the comment at the top")?;
+        .find_map(|line| line.strip_prefix(word))
+}
+
+fn chart_arguments(text: &str) -> Vec<String> {
+    let arguments = header(text, "# chart: ").unwrap_or_default();
+    arguments.split_whitespace().map(str::to_owned).collect()
+}
+
+fn parse(text: &str) -> Result<Expectation> {
+    let header = header(text, "# expect: ").context("no line `# expect: ...` in the comment at the top")?;
     let (kind, rest) = header.split_once(' ').unwrap_or((header, ""));
     match kind {
         "apply" => {

@@ -12,7 +12,7 @@ mod namespace;
 mod programs;
 mod wait;
 
-pub use broken::{Expectation, broken_manifests};
+pub use broken::{BrokenManifest, Expectation, broken_manifests};
 pub use chart::{Chart, NAMESPACE as CHART_NAMESPACE, RELEASE as CHART_RELEASE};
 pub use dump::dump;
 pub use manifest::{apply, install_definition, objects};

@@ -97,6 +97,7 @@ pub fn launch(
         on_phase: &on_phase,
     };
     launch.check_task()?;
+    checkpoint.check_ranks(config.tensor_parallel)?;
     match config.device {
         Device::Cpu => {
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);

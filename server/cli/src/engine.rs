@@ -68,9 +68,13 @@ async fn load_model(mut config: LaunchConfig, on_phase: PhaseSink) -> anyhow::Re
         .model
         .parse()
         .map_err(|error: hub::RefError| UsageError(error.to_string()))?;
-    ferrum_runtime::check_device(&config)?;
+    let hub = HubConfig::from_env();
+    // A model that is here tells whether its heads can be split, whatever the machine has; its launch asks for devices too.
+    if config.tensor_parallel == 1 || !hub::is_here(&model, &hub) {
+        ferrum_runtime::check_device(&config)?;
+    }
     let observer = FetchPhases::new(Arc::clone(&on_phase));
-    let resolved = hub::resolve(&model, &HubConfig::from_env(), &observer).await?;
+    let resolved = hub::resolve(&model, &hub, &observer).await?;
     if config.served_names.is_empty() {
         config.served_names = resolved.names;
     }

@@ -68,6 +68,11 @@ pub(crate) async fn resolve(
     })
 }
 
+/// Whether [`resolve`] needs no request.
+pub(crate) fn is_here(model: &ModelRef, config: &HubConfig) -> bool {
+    matches!(model, ModelRef::Local(_)) || cached(model, config).is_some()
+}
+
 /// Brings the newest commit of the model's revision, or the file as its server has it now; what is here is kept. A
 /// server that cannot be reached is no error while a complete copy is cached.
 ///
