@@ -14,6 +14,9 @@ SHAPES = {
                      num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True),
     "qwen3-0.6b": dict(hidden_size=1024, intermediate_size=3072, num_hidden_layers=28, num_attention_heads=16,
                        num_key_value_heads=8, head_dim=128, vocab_size=151936, tie_word_embeddings=True),
+    "llama-3.1-8b": dict(model_type="llama", hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                         num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=128256,
+                         tie_word_embeddings=False),
 }
 
 
@@ -24,8 +27,10 @@ def main():
     arguments = parser.parse_args()
     shape = SHAPES[arguments.shape]
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    config = dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", hidden_act="silu", rms_norm_eps=1e-6,
-                  rope_theta=1000000, max_position_embeddings=40960, attention_bias=False, torch_dtype="bfloat16", **shape)
+    config = dict(model_type="qwen3", hidden_act="silu", rms_norm_eps=1e-6, rope_theta=1000000,
+                  max_position_embeddings=40960, attention_bias=False, torch_dtype="bfloat16") | shape
+    is_qwen3 = config["model_type"] == "qwen3"
+    config["architectures"] = ["Qwen3ForCausalLM" if is_qwen3 else "LlamaForCausalLM"]
     (arguments.folder / "config.json").write_text(json.dumps(config))
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,11 +49,14 @@ def main():
         tensors |= {
             at + "self_attn.q_proj.weight": matrix(q, hidden), at + "self_attn.k_proj.weight": matrix(kv, hidden),
             at + "self_attn.v_proj.weight": matrix(kv, hidden), at + "self_attn.o_proj.weight": matrix(hidden, q),
-            at + "self_attn.q_norm.weight": ones(shape["head_dim"]), at + "self_attn.k_norm.weight": ones(shape["head_dim"]),
             at + "mlp.gate_proj.weight": matrix(inner, hidden), at + "mlp.up_proj.weight": matrix(inner, hidden),
             at + "mlp.down_proj.weight": matrix(hidden, inner),
             at + "input_layernorm.weight": ones(hidden), at + "post_attention_layernorm.weight": ones(hidden),
         }
+        if is_qwen3:
+            tensors |= {at + f"self_attn.{name}_norm.weight": ones(shape["head_dim"]) for name in "qk"}
+    if not shape["tie_word_embeddings"]:
+        tensors["lm_head.weight"] = matrix(shape["vocab_size"], hidden)
     save_file(tensors, arguments.folder / "model.safetensors", metadata={"format": "pt"})
 
 

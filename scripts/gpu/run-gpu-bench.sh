@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Decode and prefill of a random Qwen3-4B on this GPU, beside what this machine's memory copies at:
-# run-gpu-bench.sh [SHAPE [FOLDER]]
+# run-gpu-bench.sh [SHAPE [FOLDER]]. Where there are two GPUs, on both too, and what sums over them take.
 set -euo pipefail
 cd "$(dirname "$0")"
 shape=${1:-qwen3-4b} folder=${2:-${TMPDIR:-/tmp}/ferrum-random}
@@ -20,3 +20,7 @@ PY
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 echo "device copy: $copy GB/s (read and written)"
 ./cuda-step "$folder/$shape" "$copy"
+if [[ $(nvidia-smi --list-gpus | wc -l) -ge 2 ]]; then
+    ./cuda-step "$folder/$shape" "$copy" 2
+    ./cuda-collective 2
+fi

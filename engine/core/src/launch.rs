@@ -149,6 +149,9 @@ impl LaunchConfig {
         let refuse = |flag: &'static str, value: String, allowed: &'static str| {
             Err(LaunchError { flag, value, allowed })
         };
+        if self.tensor_parallel == 0 {
+            return refuse("tensor-parallel", "0".to_owned(), "1 or more");
+        }
         if self.tensor_parallel != 1 && self.device == Device::Cpu {
             return refuse(
                 "tensor-parallel",

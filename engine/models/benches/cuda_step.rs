@@ -1,17 +1,18 @@
-//! Decode steps and prefill of one checkpoint on a GPU: `cuda_step FOLDER [COPY_RATE_GB_S]`.
+//! Decode steps and prefill of one checkpoint on a GPU, or on several that share it: `cuda_step FOLDER [COPY_RATE_GB_S
+//! [GPUS]]`.
 //!
-//! Prints one line a shape. Bytes are those of the weights and of the keys and values, each read once; with the rate at
-//! which the same machine copies, their share of it too.
+//! Prints one line a shape. Bytes are a GPU's share of the weights and of the keys and values, each read once; with the
+//! rate at which the same machine copies, their share of it too.
 #![allow(clippy::print_stdout)]
 
-use std::{path::Path, time::Instant};
+use std::{path::Path, thread, time::Instant};
 
 use ferrum_kernels::{
     Backend,
     backend::StepShape,
     cuda::{CudaBackend, CudaKvCache, Element, Recorded},
 };
-use ferrum_models::{CausalLm, ForwardBatch, LoadOptions, Model, open};
+use ferrum_models::{CausalLm, Checkpoint, ForwardBatch, LoadOptions, Model, open};
 
 const BLOCK: usize = 16;
 const DECODE: [(usize, usize); 6] = [(1, 512), (1, 4096), (4, 512), (16, 1024), (32, 1024), (64, 1024)];
@@ -23,9 +24,25 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let folder = arguments.next().expect("a folder with a checkpoint");
     let copy_rate: Option<f64> = arguments.next().map(|rate| rate.parse().expect("GB/s"));
-    let backend = CudaBackend::new(0, Element::Bf16).expect("a GPU");
-    let start = Instant::now();
+    let count: usize = arguments.next().map_or(1, |count| count.parse().expect("GPUs"));
     let checkpoint = open(Path::new(&folder)).expect("a checkpoint");
+    thread::scope(|scope| {
+        for backend in CudaBackend::ranks(count, Element::Bf16).expect("GPUs") {
+            let checkpoint = &checkpoint;
+            scope.spawn(move || run(backend, checkpoint, copy_rate));
+        }
+    });
+}
+
+/// One rank; the first says what it measures.
+fn run(backend: CudaBackend, checkpoint: &Checkpoint, copy_rate: Option<f64>) {
+    let rank = backend.rank();
+    let tell = |line: String| {
+        if rank.index == 0 {
+            println!("{line}");
+        }
+    };
+    let start = Instant::now();
     let options = LoadOptions {
         max_num_batched_tokens: 8192,
         max_num_seqs: 64,
@@ -36,14 +53,15 @@ fn main() {
         panic!("a decoder is expected");
     };
     backend.synchronize().expect("weights");
-    let weight_bytes = 2 * checkpoint.facts().num_parameters;
+    let weight_bytes = 2 * checkpoint.facts().num_parameters / rank.count as u64;
     let seconds = start.elapsed().as_secs_f64();
-    println!(
-        "{}, {:.2} GB loaded at {:.1} GB/s",
+    tell(format!(
+        "{} x {}, {:.2} GB each loaded at {:.1} GB/s",
+        rank.count,
         backend.facts().name,
         weight_bytes as f64 / 1e9,
         weight_bytes as f64 / 1e9 / seconds
-    );
+    ));
     let layout = model.kv_layout(BLOCK, 64 * 66 + 300);
     let mut bench = Bench {
         batch: ForwardBatch::alloc(&backend, model.limits(), 4608 / BLOCK).expect("memory"),
@@ -60,18 +78,18 @@ fn main() {
         let share = copy_rate.map_or_else(String::new, |copy| {
             format!(", {:.3} of the copy rate", rate / copy)
         });
-        println!(
+        tell(format!(
             "decode {seqs} x {context}: {ms:.3} ms, {:.1} tok/s, {:.2} GB, {rate:.0} GB/s{share}",
             seqs as f64 / ms * 1e3,
             bytes / 1e9
-        );
+        ));
     }
     for (seqs, tokens) in PREFILL {
         let ms = bench.prefill(seqs, tokens);
-        println!(
+        tell(format!(
             "prefill {seqs} x {tokens}: {ms:.2} ms, {:.0} tok/s",
             (seqs * tokens) as f64 / ms * 1e3
-        );
+        ));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     handle::Submission,
     meter::StepCounts,
     model_runner::{Drawn, ModelRunner},
+    rank::RankModel,
     scheduler::{ScheduledBatch, Scheduler, SchedulerConfig, Sequence, SequenceId},
 };
 
@@ -36,6 +37,21 @@ impl<B: Backend> Generator<B> {
         backend: Arc<B>,
         model: Box<dyn CausalLm<B>>,
         config: &LaunchConfig,
+        size: (usize, usize),
+    ) -> Result<Self, BackendError> {
+        Self::on_ranks(vec![RankModel { backend, model }], config, size)
+    }
+
+    /// As [`Self::new`], on the ranks that share a model, in their order.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    ///
+    /// # Panics
+    /// Without a rank.
+    pub fn on_ranks(
+        ranks: Vec<RankModel<B>>,
+        config: &LaunchConfig,
         (num_blocks, max_model_len): (usize, usize),
     ) -> Result<Self, BackendError> {
         let limits = BatchLimits {
@@ -44,7 +60,7 @@ impl<B: Backend> Generator<B> {
         };
         Ok(Self {
             scheduler: Scheduler::new(SchedulerConfig::new(config, num_blocks)),
-            runner: ModelRunner::new(backend, model, limits, (num_blocks, max_model_len))?,
+            runner: ModelRunner::new(ranks, limits, (num_blocks, max_model_len))?,
             clients: HashMap::new(),
             drawn: Drawn::default(),
             next_id: 0,

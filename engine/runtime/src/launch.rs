@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZero,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::Path,
     sync::Arc,
     thread,
@@ -10,7 +10,7 @@ use std::{
 
 use ferrum_engine::{Device, LaunchConfig, LaunchError, ModelCard, Phase, SharedEngine, Task};
 use ferrum_kernels::{Backend, BackendError, cpu::CpuBackend};
-use ferrum_models::{CausalLm, Checkpoint, Embedder, LoadError, LoadOptions, Model};
+use ferrum_models::{Checkpoint, Embedder, LoadError, LoadOptions, Model};
 use tokenizers::Tokenizer;
 
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     engine::panic_message,
     kv_size::{FreeMemory, KvCacheTooSmall, KvDemand, KvSize},
     memory::available_bytes,
+    rank::RankModel,
 };
 
 /// An engine that has made a token, and what a server needs beside it.
@@ -101,7 +102,7 @@ pub fn launch(
     match config.device {
         Device::Cpu => {
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
-            launch.run(Arc::new(CpuBackend::new(config.threads.unwrap_or_else(cores))))
+            launch.run(vec![CpuBackend::new(config.threads.unwrap_or_else(cores))])
         }
         Device::Cuda => run_on_cuda(&launch),
     }
@@ -118,6 +119,9 @@ pub fn check_device(config: &LaunchConfig) -> Result<(), LaunchFailure> {
     }
 }
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{check as check_cuda, run as run_on_cuda};
+
 #[cfg(not(feature = "cuda"))]
 fn check_cuda(config: &LaunchConfig) -> Result<(), LaunchFailure> {
     Err(LaunchFailure::Config(LaunchError {
@@ -132,50 +136,9 @@ fn run_on_cuda(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
     Err(check_cuda(launch.config).map_or_else(|refusal| refusal, |()| unreachable!("this build has no CUDA")))
 }
 
-#[cfg(feature = "cuda")]
-fn check_cuda(config: &LaunchConfig) -> Result<(), LaunchFailure> {
-    if config.tensor_parallel != 1 {
-        return Err(LaunchFailure::Config(LaunchError {
-            flag: "tensor-parallel",
-            value: config.tensor_parallel.to_string(),
-            allowed: "1: an engine runs on one GPU so far",
-        }));
-    }
-    ferrum_kernels::cuda::probe(0).map(drop).map_err(unavailable)
-}
-
-#[cfg(feature = "cuda")]
-fn unavailable(reason: ferrum_kernels::cuda::CudaUnavailable) -> LaunchFailure {
-    LaunchFailure::Device {
-        device: Device::Cuda,
-        reason: reason.to_string(),
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn run_on_cuda(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
-    use ferrum_engine::Dtype;
-    use ferrum_kernels::cuda::{CudaBackend, Element};
-
-    check_cuda(launch.config)?;
-    let stored = launch.checkpoint.facts().weights.as_str();
-    let element = match (launch.config.dtype, stored) {
-        (Dtype::F32, _) | (Dtype::Auto, "f32" | "gguf F32") => Element::F32,
-        (Dtype::F16, _) | (Dtype::Auto, "f16" | "gguf F16") => Element::F16,
-        (Dtype::Bf16 | Dtype::Auto, _) => Element::Bf16,
-    };
-    let backend = CudaBackend::new(0, element).map_err(unavailable)?;
-    let (gpu, computes_with) = (&*backend.facts().name, element.name());
-    tracing::info!(gpu, computes_with, "the GPU is ready");
-    if !backend.has_matmul() {
-        tracing::warn!("libcublasLt.so.13 cannot be loaded: prompts will be slow");
-    }
-    launch.run(Arc::new(backend))
-}
-
-struct Launch<'a> {
-    config: &'a LaunchConfig,
-    checkpoint: &'a Checkpoint,
+pub(crate) struct Launch<'a> {
+    pub(crate) config: &'a LaunchConfig,
+    pub(crate) checkpoint: &'a Checkpoint,
     on_phase: &'a (dyn Fn(Phase) + Sync),
 }
 
@@ -193,21 +156,31 @@ impl Launch<'_> {
         }
     }
 
-    fn run<B: Backend>(&self, backend: Arc<B>) -> Result<Launched, LaunchFailure> {
-        let (model, tokenizer) = self.load(&*backend)?;
-        let card = self.card(backend.device_name());
-        let (architecture, weights, device) = (&*card.architecture, &*card.weights, &*card.device);
-        let allocated_bytes = backend.allocated_bytes();
+    /// On the ranks of `backends`, in their order; an encoder has one.
+    pub(crate) fn run<B: Backend>(&self, backends: Vec<B>) -> Result<Launched, LaunchFailure> {
+        let (models, tokenizer) = self.load(&backends)?;
+        let (device, num_devices) = (backends[0].device_name(), backends.len());
+        let card = self.card(device);
+        let (architecture, weights) = (&*card.architecture, &*card.weights);
+        let allocated_bytes = backends.iter().map(Backend::allocated_bytes).sum::<usize>();
         tracing::info!(
             architecture,
             weights,
             device,
+            num_devices,
             allocated_bytes,
             "the model is loaded"
         );
-        let (engine, card) = match model {
-            Model::Causal(model) => self.start_generator(backend, model, card)?,
-            Model::Embedding(model) => self.start_embedder(backend, model, card)?,
+        let (mut ranks, mut encoder) = (Vec::new(), None);
+        for (backend, model) in backends.into_iter().map(Arc::new).zip(models) {
+            match model {
+                Model::Causal(model) => ranks.push(RankModel { backend, model }),
+                Model::Embedding(model) => encoder = Some((backend, model)),
+            }
+        }
+        let (engine, card) = match encoder {
+            None => self.start_generator(ranks, card)?,
+            Some((backend, model)) => self.start_embedder(backend, model, card)?,
         };
         Ok(Launched {
             engine,
@@ -216,20 +189,19 @@ impl Launch<'_> {
         })
     }
 
-    /// Weights, and beside them, as it takes as long, the tokenizer.
-    fn load<B: Backend>(&self, backend: &B) -> Result<(Model<B>, Tokenizer), LaunchFailure> {
-        let progress = |done, total| (self.on_phase)(Phase::Loading { done, total });
-        let options = LoadOptions {
-            dtype: self.config.dtype,
-            quantization: self.config.quantization,
-            max_model_len: self.config.max_model_len,
-            max_num_batched_tokens: self.config.max_num_batched_tokens,
-            max_num_seqs: self.config.max_num_seqs,
-            progress: Some(&progress),
-        };
+    /// Weights of every rank at once, and beside them, as it takes as long, the tokenizer.
+    fn load<B: Backend>(&self, backends: &[B]) -> Result<(Vec<Model<B>>, Tokenizer), LaunchFailure> {
+        let (first, others) = backends.split_first().expect("an engine has a device");
         thread::scope(|scope| {
             let tokenizer = scope.spawn(|| self.checkpoint.tokenizer());
-            let model = self.checkpoint.load(backend, &options)?;
+            let others: Vec<_> = others
+                .iter()
+                .map(|backend| scope.spawn(|| self.load_rank(backend)))
+                .collect();
+            let mut models = vec![self.load_rank(first)?];
+            for other in others {
+                models.push(other.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+            }
             let tokenizer = tokenizer.join().unwrap_or_else(|panic| {
                 let reason = panic_message(&*panic);
                 Err(LoadError::Tokenizer {
@@ -237,24 +209,38 @@ impl Launch<'_> {
                     reason,
                 })
             });
-            Ok((model, tokenizer?))
+            Ok((models, tokenizer?))
         })
+    }
+
+    fn load_rank<B: Backend>(&self, backend: &B) -> Result<Model<B>, LoadError> {
+        let progress = |done, total| (self.on_phase)(Phase::Loading { done, total });
+        let is_first = backend.rank().index == 0;
+        let options = LoadOptions {
+            dtype: self.config.dtype,
+            quantization: self.config.quantization,
+            max_model_len: self.config.max_model_len,
+            max_num_batched_tokens: self.config.max_num_batched_tokens,
+            max_num_seqs: self.config.max_num_seqs,
+            progress: is_first.then_some(&progress as &dyn Fn(u64, u64)),
+        };
+        self.checkpoint.load(backend, &options)
     }
 
     fn start_generator<B: Backend>(
         &self,
-        backend: Arc<B>,
-        model: Box<dyn CausalLm<B>>,
+        ranks: Vec<RankModel<B>>,
         card: ModelCard,
     ) -> Result<(SharedEngine, ModelCard), LaunchFailure> {
+        let model = &ranks[0].model;
+        // Every rank has as many blocks as the one with least room.
+        let free_bytes = ranks.iter().filter_map(|rank| rank.backend.free_bytes()).min();
         let demand = KvDemand {
             block_bytes: model.kv_layout(BLOCK_SIZE, 1).block_bytes(),
             kv_cache_memory: self.config.kv_cache_memory,
             max_model_len: self.config.max_model_len,
             model_max_len: model.max_model_len(),
-            free: backend
-                .free_bytes()
-                .map_or_else(|| FreeMemory::Shared(available_bytes()), FreeMemory::Own),
+            free: free_bytes.map_or_else(|| FreeMemory::Shared(available_bytes()), FreeMemory::Own),
         };
         let KvSize {
             num_blocks,
@@ -276,7 +262,7 @@ impl Launch<'_> {
             num_blocks,
             ..card
         };
-        let mut generator = Generator::new(backend, model, self.config, (num_blocks, max_model_len))
+        let mut generator = Generator::on_ranks(ranks, self.config, (num_blocks, max_model_len))
             .map_err(LaunchFailure::Memory)?;
         self.warm_up(|| generator.warm_up())?;
         let engine = generator

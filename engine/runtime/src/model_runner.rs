@@ -3,28 +3,25 @@
 use std::sync::Arc;
 
 use ferrum_engine::TokenLogprob;
-use ferrum_kernels::{Backend, BackendError, backend::StepShape, ops::SampleRow};
-use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
+use ferrum_kernels::{Backend, BackendError, ops::SampleRow};
+use ferrum_models::BatchLimits;
 
 use crate::{
-    block_pool::{BLOCK_SIZE, blocks_for},
+    block_pool::blocks_for,
+    rank::{Follower, RankModel, RankRunner, StepInputs},
     sampler::sample_row,
     scheduler::{ScheduledBatch, Sequence},
 };
 
-/// A decoder, its cache, and the buffers of a step, all allocated once.
+/// A decoder on one device, or on several that share it: they get the same steps, and the first draws the tokens.
 pub struct ModelRunner<B: Backend> {
-    backend: Arc<B>,
-    model: Box<dyn CausalLm<B>>,
-    cache: B::KvCache,
-    inputs: ForwardBatch<B>,
-    staging: Staging,
+    first: RankRunner<B>,
+    followers: Vec<Follower>,
+    step: Arc<StepInputs>,
     /// Most blocks of a sequence.
     max_blocks: usize,
     /// `(max_num_seqs)`
     drawn: B::Indices,
-    /// Decode steps that the device plays back. They use the buffers above, which never move.
-    recorded: B::Recorded,
 }
 
 /// What a step has drawn, one entry for each row that samples, in order.
@@ -36,77 +33,82 @@ pub struct Drawn {
     pub logprobs: Vec<Option<TokenLogprob>>,
 }
 
-/// The inputs of a step as they are gathered, before they go to the device.
-#[derive(Default)]
-struct Staging {
-    ids: Vec<u32>,
-    positions: Vec<u32>,
-    slots: Vec<u32>,
-    cu_seqlens_q: Vec<u32>,
-    context_lens: Vec<u32>,
-    block_tables: Vec<u32>,
-    logit_rows: Vec<u32>,
-}
-
 impl<B: Backend> ModelRunner<B> {
     /// Allocates a cache of `num_blocks` blocks and the buffers for steps within `limits`, with sequences of at
-    /// most `max_model_len` tokens.
+    /// most `max_model_len` tokens, on each rank.
     ///
     /// # Errors
-    /// [`BackendError::OutOfMemory`].
+    /// [`BackendError::OutOfMemory`], or if the system gives no thread for a rank.
+    ///
+    /// # Panics
+    /// Without a rank.
     pub fn new(
-        backend: Arc<B>,
-        model: Box<dyn CausalLm<B>>,
+        ranks: Vec<RankModel<B>>,
         limits: BatchLimits,
         (num_blocks, max_model_len): (usize, usize),
     ) -> Result<Self, BackendError> {
-        let cache = backend.alloc_kv_cache(&model.kv_layout(BLOCK_SIZE, num_blocks))?;
-        let inputs = ForwardBatch::alloc(&*backend, limits, blocks_for(max_model_len))?;
-        let drawn = backend.alloc_indices(limits.max_num_seqs)?;
+        let mut runners = ranks
+            .into_iter()
+            .map(|rank| RankRunner::new(rank, limits, (num_blocks, max_model_len)))
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter();
+        let first = runners.next().expect("a model has at least one rank");
         Ok(Self {
-            backend,
-            model,
-            cache,
-            inputs,
-            staging: Staging::default(),
+            drawn: first.backend.alloc_indices(limits.max_num_seqs)?,
+            followers: runners.map(Follower::spawn).collect::<Result<_, _>>()?,
+            first,
+            step: Arc::default(),
             max_blocks: blocks_for(max_model_len),
-            drawn,
-            recorded: B::Recorded::default(),
         })
     }
 
-    /// Writes the inputs of `batch` to the device; `sequences` are the scheduler's running ones.
+    /// Writes the inputs of `batch` to the devices; `sequences` are the scheduler's running ones. Followers begin.
     ///
     /// # Errors
     /// What the device reports.
     pub fn prepare(&mut self, batch: &ScheduledBatch, sequences: &[Sequence]) -> Result<(), BackendError> {
-        let (staging, inputs) = (&mut self.staging, &mut self.inputs);
-        staging.gather(batch, sequences, self.max_blocks);
-        inputs.num_tokens = staging.ids.len();
-        inputs.num_seqs = batch.rows.len();
-        inputs.num_logit_rows = staging.logit_rows.len();
-        inputs.max_blocks = staging.block_tables.len() / batch.rows.len().max(1);
-        let writes = [
-            (&staging.ids, &mut inputs.ids),
-            (&staging.positions, &mut inputs.positions),
-            (&staging.slots, &mut inputs.slots),
-            (&staging.cu_seqlens_q, &mut inputs.cu_seqlens_q),
-            (&staging.context_lens, &mut inputs.context_lens),
-            (&staging.block_tables, &mut inputs.block_tables),
-            (&staging.logit_rows, &mut inputs.logit_rows),
-        ];
-        writes
-            .into_iter()
-            .try_for_each(|(from, to)| self.backend.write_indices(from, to))
+        Arc::make_mut(&mut self.step).gather(batch, sequences, self.max_blocks);
+        let begun = self
+            .followers
+            .iter()
+            .try_for_each(|follower| follower.begin(Arc::clone(&self.step)));
+        let prepared = begun.and_then(|()| self.first.prepare(&self.step));
+        if prepared.is_err() {
+            self.first.backend.leave();
+        }
+        prepared
     }
 
     /// Computes the step that was prepared and draws a token for each of `batch`'s rows that samples.
     ///
     /// # Errors
-    /// What the model or the device reports.
+    /// What the model or a device reports.
     pub fn forward(&mut self, batch: &ScheduledBatch, sequences: &[Sequence]) -> Result<Drawn, BackendError> {
-        self.compute()?;
-        let (vocab, logits) = (self.model.vocab_size(), self.model.logits());
+        let drawn = self.compute_and_draw(batch, sequences);
+        if drawn.is_err() {
+            // Others would wait for what will not come.
+            self.first.backend.leave();
+        }
+        let finished: Result<Vec<()>, _> = self.followers.iter_mut().map(Follower::finish).collect();
+        match (drawn, finished) {
+            (drawn, Ok(_)) => drawn,
+            (Ok(_), Err(error)) => Err(error),
+            // One of them is why the other failed.
+            (Err(first), Err(other)) => Err(BackendError::Device {
+                device: self.first.backend.device_name(),
+                what: format!("rank 0: {first}; {other}"),
+            }),
+        }
+    }
+
+    fn compute_and_draw(
+        &mut self,
+        batch: &ScheduledBatch,
+        sequences: &[Sequence],
+    ) -> Result<Drawn, BackendError> {
+        self.first.compute()?;
+        let RankRunner { backend, model, .. } = &self.first;
+        let (vocab, logits) = (model.vocab_size(), model.logits());
         let sampled: Vec<&Sequence> = batch
             .rows
             .iter()
@@ -117,9 +119,9 @@ impl<B: Backend> ModelRunner<B> {
             return Ok(Drawn::default());
         }
         let rows: Vec<SampleRow<'_>> = sampled.iter().map(|sequence| sample_row(sequence)).collect();
-        self.backend.sample(logits, vocab, &rows, &mut self.drawn)?;
+        backend.sample(logits, vocab, &rows, &mut self.drawn)?;
         let mut tokens = vec![0; rows.len()];
-        self.backend.read_indices_into(&self.drawn, &mut tokens)?;
+        backend.read_indices_into(&self.drawn, &mut tokens)?;
         let logprobs = sampled
             .iter()
             .zip(&tokens)
@@ -128,9 +130,7 @@ impl<B: Backend> ModelRunner<B> {
                 let Some(top) = sequence.sampling().logprobs else {
                     return Ok(None);
                 };
-                let found = self
-                    .backend
-                    .logprobs(logits, vocab, row, token, usize::from(top))?;
+                let found = backend.logprobs(logits, vocab, row, token, usize::from(top))?;
                 Ok(Some(TokenLogprob {
                     logprob: found.chosen,
                     top: found.top,
@@ -139,31 +139,9 @@ impl<B: Backend> ModelRunner<B> {
             .collect::<Result<_, BackendError>>()?;
         Ok(Drawn { tokens, logprobs })
     }
-
-    /// The model's part of a step.
-    fn compute(&mut self) -> Result<(), BackendError> {
-        let Self {
-            backend,
-            model,
-            cache,
-            inputs,
-            recorded,
-            ..
-        } = self;
-        let decodes_only = inputs.num_tokens == inputs.num_seqs && inputs.num_logit_rows == inputs.num_seqs;
-        let shape = StepShape {
-            num_seqs: inputs.num_seqs,
-            max_blocks: inputs.max_blocks,
-        };
-        let mut launch = || model.forward(&**backend, inputs, cache).map(drop);
-        match decodes_only {
-            true => backend.run_recorded(recorded, shape, &mut launch),
-            false => launch(),
-        }
-    }
 }
 
-impl Staging {
+impl StepInputs {
     fn gather(&mut self, batch: &ScheduledBatch, sequences: &[Sequence], max_blocks: usize) {
         let Self {
             ids,

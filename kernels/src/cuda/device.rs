@@ -38,7 +38,31 @@ pub enum CudaUnavailable {
         /// Compute capability.
         minor: i32,
     },
-    /// Fewer GPUs than asked for.
+    /// Fewer GPUs than are to share a model.
+    #[error("{wanted} GPUs were asked for, this machine has {present}")]
+    TooFewGpus {
+        /// Asked for.
+        wanted: usize,
+        /// There.
+        present: usize,
+    },
+    /// More GPUs than can share a model.
+    #[error("{wanted} GPUs were asked for, at most {most} can share a model")]
+    TooManyRanks {
+        /// Asked for.
+        wanted: usize,
+        /// Allowed.
+        most: usize,
+    },
+    /// GPUs that cannot share a model.
+    #[error("GPU {from} cannot reach the memory of GPU {to}, which GPUs that share a model must")]
+    NoPeerAccess {
+        /// Counted from 0.
+        from: usize,
+        /// Counted from 0.
+        to: usize,
+    },
+    /// A GPU that is not there.
     #[error("GPU {ordinal} was asked for, {count} are there")]
     NoSuchGpu {
         /// Counted from 0.
@@ -68,7 +92,10 @@ pub struct GpuFacts {
 const STAGING_BYTES: usize = 8 << 20;
 
 pub(super) struct Device {
-    context: sys::CUcontext,
+    /// Counted from 0.
+    pub(super) ordinal: usize,
+    pub(super) gpu: sys::CUdevice,
+    pub(super) context: sys::CUcontext,
     pub(super) stream: sys::CUstream,
     pub(super) facts: GpuFacts,
     modules: Vec<sys::CUmodule>,
@@ -96,7 +123,7 @@ pub(super) fn check(call: &str, answer: sys::CUresult) -> Result<(), BackendErro
     }
 }
 
-fn failed(call: &str, error: &result::DriverError) -> BackendError {
+pub(super) fn failed(call: &str, error: &result::DriverError) -> BackendError {
     BackendError::Device {
         device: DEVICE,
         what: format!("{call}: {error}"),
@@ -118,6 +145,8 @@ impl Device {
         let memory = unsafe { result::malloc_host(STAGING_BYTES, 0) }.map_err(fail("cuMemHostAlloc"))?;
         let (modules, functions) = super::launch::load_modules()?;
         Ok(Arc::new(Self {
+            ordinal,
+            gpu,
             context,
             stream,
             facts,
@@ -282,8 +311,8 @@ impl Drop for DeviceMemory {
     }
 }
 
-/// The GPU, if it can be used.
-pub(super) fn probe(ordinal: usize) -> Result<(sys::CUdevice, GpuFacts), CudaUnavailable> {
+/// GPUs that the driver sees.
+pub(super) fn count() -> Result<usize, CudaUnavailable> {
     // SAFETY: only looks for the driver's library.
     if !unsafe { sys::is_culib_present() } {
         return Err(CudaUnavailable::NoDriver);
@@ -291,8 +320,14 @@ pub(super) fn probe(ordinal: usize) -> Result<(sys::CUdevice, GpuFacts), CudaUna
     result::init().map_err(|error| CudaUnavailable::NoGpu {
         reason: error.to_string(),
     })?;
+    let count = result::device::get_count().map_err(|error| failed("cuDeviceGetCount", &error))?;
+    Ok(count as usize)
+}
+
+/// The GPU, if it can be used.
+pub(super) fn probe(ordinal: usize) -> Result<(sys::CUdevice, GpuFacts), CudaUnavailable> {
     let fail = |call: &'static str| move |error: result::DriverError| failed(call, &error);
-    let count = result::device::get_count().map_err(fail("cuDeviceGetCount"))? as usize;
+    let count = count()?;
     if ordinal >= count {
         return Err(CudaUnavailable::NoSuchGpu { ordinal, count });
     }

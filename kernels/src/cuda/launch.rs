@@ -136,7 +136,7 @@ impl Launch<'_> {
         self.wide(u64::from(value.to_bits()))
     }
 
-    /// Launches, unless the grid is empty.
+    /// Launches, unless the grid is empty. A last argument that is a struct of words is given word by word.
     pub(super) fn run(mut self) -> Result<(), BackendError> {
         if self.grid.contains(&0) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The CUDA backend: one NVIDIA GPU, compute capability 8.0 or higher.
+//! The CUDA backend: an NVIDIA GPU, compute capability 8.0 or higher; or several that share a model, a backend each.
 //!
 //! The driver and cuBLASLt are loaded at run time. Kernels are in `cuda/*.cu`, compiled when this crate is built.
 //! Everything runs in the order of one stream; the host waits only where it reads results. Activations and weight
@@ -11,6 +11,7 @@
 mod activation;
 mod attention;
 mod buffer;
+mod collective;
 mod device;
 mod launch;
 mod linear;
@@ -25,12 +26,13 @@ use std::sync::Arc;
 
 use crate::{
     backend::{Backend, BackendError, BackendTypes, KvDtype, KvLayout, KvPrecision, StepShape},
-    ops::CollectiveOps,
+    ops::Rank,
     tensor::HostTensor,
 };
 
 pub use attention::CudaKvCache;
 pub use buffer::{CudaBuffer, CudaIndices, Element};
+pub use collective::probe_ranks;
 pub use device::{CudaUnavailable, GpuFacts};
 pub use recorded::Recorded;
 pub use weight::CudaWeight;
@@ -54,6 +56,8 @@ pub struct CudaBackend {
     element: Element,
     matmul: Option<matmul::Matmul>,
     sampling: sampling::Scratch,
+    /// Where this is one of several ranks.
+    member: Option<collective::Member>,
 }
 
 impl CudaBackend {
@@ -68,6 +72,7 @@ impl CudaBackend {
             device,
             element,
             sampling: sampling::Scratch::default(),
+            member: None,
         })
     }
 
@@ -86,11 +91,14 @@ impl CudaBackend {
     /// # Errors
     /// What went wrong on the device since it last answered.
     pub fn synchronize(&self) -> Result<(), BackendError> {
-        self.device.synchronize()
+        self.device.synchronize()?;
+        self.check_ranks()
+    }
+
+    fn check_ranks(&self) -> Result<(), BackendError> {
+        self.member.as_ref().map_or(Ok(()), collective::Member::check)
     }
 }
-
-impl CollectiveOps for CudaBackend {}
 
 impl BackendTypes for CudaBackend {
     type Buffer = CudaBuffer;
@@ -103,6 +111,16 @@ impl BackendTypes for CudaBackend {
 impl Backend for CudaBackend {
     fn device_name(&self) -> &'static str {
         DEVICE
+    }
+
+    fn rank(&self) -> Rank {
+        self.member.as_ref().map_or(Rank::ALONE, |member| member.rank)
+    }
+
+    fn leave(&self) {
+        if let Some(member) = &self.member {
+            member.leave();
+        }
     }
 
     fn alloc(&self, len: usize) -> Result<CudaBuffer, BackendError> {
@@ -126,11 +144,13 @@ impl Backend for CudaBackend {
     }
 
     fn read_into(&self, src: &CudaBuffer, dst: &mut [f32]) -> Result<(), BackendError> {
-        src.read(&self.device, dst)
+        src.read(&self.device, dst)?;
+        self.check_ranks()
     }
 
     fn read_indices_into(&self, src: &CudaIndices, dst: &mut [u32]) -> Result<(), BackendError> {
-        src.read(&self.device, dst)
+        src.read(&self.device, dst)?;
+        self.check_ranks()
     }
 
     /// Every format becomes the element type of this backend.
@@ -179,6 +199,7 @@ impl Backend for CudaBackend {
         shape: StepShape,
         launch: &mut dyn FnMut() -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        recorded.run(&self.device, shape, launch)
+        let meet = || self.member.as_ref().map_or(Ok(()), collective::Member::meet);
+        recorded.run(&self.device, shape, launch, &meet)
     }
 }

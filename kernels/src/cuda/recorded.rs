@@ -14,7 +14,8 @@ const MAX_GRAPHS: usize = 512;
 
 /// Steps by their shape.
 ///
-/// The first step of a shape runs kernel by kernel, so that what is set up lazily is there; the second is captured.
+/// The first step of a shape runs kernel by kernel, so that what is set up lazily is there; the second is captured, and
+/// launched once `captured` returns.
 #[derive(Default)]
 pub struct Recorded {
     steps: HashMap<StepShape, Step>,
@@ -32,11 +33,13 @@ impl Recorded {
         device: &Arc<Device>,
         shape: StepShape,
         launch: &mut dyn FnMut() -> Result<(), BackendError>,
+        captured: &dyn Fn() -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
         match self.steps.get(&shape) {
             Some(Step::Graph(graph)) => graph.launch(),
             Some(Step::Seen) => {
                 let graph = Graph::capture(device, launch)?;
+                captured()?;
                 graph.launch()?;
                 self.steps.insert(shape, Step::Graph(graph));
                 Ok(())

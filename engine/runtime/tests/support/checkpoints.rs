@@ -7,13 +7,16 @@ use std::{
 
 use ferrum_engine::{GenerateRequest, LaunchConfig, SamplingParams, SharedEngine, Task};
 use ferrum_kernels::cpu::CpuBackend;
-use ferrum_models::{LoadOptions, Model};
-use ferrum_runtime::Generator;
+use ferrum_models::{CausalLm, LoadOptions, Model};
+use ferrum_runtime::{Generator, RankModel};
 
 use super::{
     card,
     requests::{collect, generate, run, start, wait},
 };
+
+/// A decoder on the CPU.
+pub type CpuModel = Box<dyn CausalLm<CpuBackend>>;
 
 /// A checkpoint with random weights, from the tests of the models.
 pub fn fixture(name: &str) -> PathBuf {
@@ -36,20 +39,37 @@ pub fn real(name: &str) -> PathBuf {
 
 /// A decoder over `path` with `num_blocks` blocks. For checkpoints without a tokenizer, which `launch` refuses.
 pub fn start_decoder(path: &Path, config: &LaunchConfig, num_blocks: usize) -> SharedEngine {
-    let backend = Arc::new(CpuBackend::new(2));
+    start_ranks(vec![CpuBackend::new(2)], path, config, num_blocks, |_, model| {
+        model
+    })
+}
+
+/// As [`start_decoder`], on the ranks of `backends`; `change` may put another model in the place of a rank's.
+pub fn start_ranks(
+    backends: Vec<CpuBackend>,
+    path: &Path,
+    config: &LaunchConfig,
+    num_blocks: usize,
+    change: impl Fn(usize, CpuModel) -> CpuModel,
+) -> SharedEngine {
     let options = LoadOptions {
         max_num_batched_tokens: config.max_num_batched_tokens,
         max_num_seqs: config.max_num_seqs,
         ..LoadOptions::default()
     };
     let checkpoint = ferrum_models::open(path).expect("a checkpoint");
-    let Ok(Model::Causal(model)) = checkpoint.load(&*backend, &options) else {
-        panic!("{} is no decoder", path.display());
+    let load = |(rank, backend): (usize, CpuBackend)| match checkpoint.load(&backend, &options) {
+        Ok(Model::Causal(model)) => RankModel {
+            backend: Arc::new(backend),
+            model: change(rank, model),
+        },
+        _ => panic!("{} is no decoder", path.display()),
     };
+    let ranks: Vec<_> = backends.into_iter().enumerate().map(load).collect();
     let mut card = card(Task::Chat, config, num_blocks);
-    card.max_model_len = model.max_model_len();
-    card.vocab_size = model.vocab_size();
-    let generator = Generator::new(backend, model, config, (num_blocks, card.max_model_len));
+    card.max_model_len = ranks[0].model.max_model_len();
+    card.vocab_size = ranks[0].model.vocab_size();
+    let generator = Generator::on_ranks(ranks, config, (num_blocks, card.max_model_len));
     generator
         .expect("there is memory")
         .spawn(card, config)

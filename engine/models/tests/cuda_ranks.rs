@@ -1,0 +1,81 @@
+//! Models split over GPUs. Needs two GPUs that reach one another's memory.
+
+mod common;
+
+use common::{Reference, decoder::Decoder, f32_tolerance, fixture, max_difference, ranks::Ranks};
+use ferrum_kernels::cuda::{CudaBackend, Element};
+use ferrum_models::LoadOptions;
+
+const FIXTURES: [&str; 5] = [
+    "tiny-llama",
+    "tiny-llama3-rope",
+    "tiny-mistral",
+    "tiny-qwen2",
+    "tiny-qwen3",
+];
+/// As in golden_llama.rs.
+const LAYERS: usize = 3;
+const LONGEST_SUM: usize = 128;
+
+fn load(name: &str, element: Element) -> Ranks<CudaBackend> {
+    Ranks::load_on(CudaBackend::ranks(2, element).expect("two GPUs"), &fixture(name))
+}
+
+#[test]
+fn two_gpus_in_single_precision_equal_the_reference() {
+    for name in FIXTURES {
+        let reference = Reference::read(name);
+        let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
+        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let tolerance = f32_tolerance(LAYERS, LONGEST_SUM, largest);
+        let mut ranks = load(name, Element::F32);
+        let difference = max_difference(&ranks.prefill(&prompt).concat(), &expected);
+        common::report(format_args!(
+            "{name}: largest difference {difference:e}, tolerance {tolerance:e}"
+        ));
+        assert!(difference <= tolerance, "{name}: {difference:e} of {tolerance:e}");
+        let greedy = reference.ids("greedy");
+        assert_eq!(ranks.greedy(&prompt, greedy.len()), greedy, "{name}");
+    }
+}
+
+/// As in cuda.rs, with one rounding more in each sum over GPUs.
+#[test]
+fn two_gpus_in_half_precisions_are_as_near_as_their_roundings() {
+    for name in FIXTURES {
+        let reference = Reference::read(name);
+        let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
+        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        for (element, bits) in [(Element::F16, 11), (Element::Bf16, 8)] {
+            let logits = load(name, element).prefill(&prompt).concat();
+            let sums = (2.0 * (LAYERS * 9 + 1) as f32).sqrt();
+            let tolerance = 4.0 * sums * 2.0_f32.powi(-bits) * largest;
+            let difference = max_difference(&logits, &expected);
+            let kind = element.name();
+            common::report(format_args!(
+                "{name} {kind}: largest difference {difference:e}, tolerance {tolerance:e}"
+            ));
+            assert!(
+                difference <= tolerance,
+                "{name} {kind}: {difference:e} of {tolerance:e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_prompt_gives_the_same_bits_every_time() {
+    let prompt = Reference::read("tiny-qwen3").ids("input_ids");
+    let mut ranks = load("tiny-qwen3", Element::Bf16);
+    let first = ranks.prefill(&prompt);
+    for _ in 0..20 {
+        assert_eq!(ranks.prefill(&prompt), first);
+    }
+    // Both GPUs are free for a model of their own afterwards.
+    drop(ranks);
+    for ordinal in [0, 1] {
+        let backend = CudaBackend::new(ordinal, Element::F32).expect("a GPU");
+        let mut decoder = Decoder::load_on(backend, &fixture("tiny-qwen3"), &LoadOptions::default());
+        assert_eq!(decoder.prefill(&prompt).len(), prompt.len());
+    }
+}

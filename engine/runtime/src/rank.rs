@@ -1,0 +1,197 @@
+//! One device's part of a step: on the runner's own thread, or on a thread that does what the runner is told.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ferrum_kernels::{Backend, BackendError, backend::StepShape};
+use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
+
+use crate::{
+    block_pool::{BLOCK_SIZE, blocks_for},
+    engine::panic_message,
+};
+
+/// How long a device may take to be told a step, once the first has finished it. Devices wait less for one another.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A device and the part of the model that it has.
+pub struct RankModel<B: Backend> {
+    /// The device.
+    pub backend: Arc<B>,
+    /// Its part.
+    pub model: Box<dyn CausalLm<B>>,
+}
+
+/// The inputs of a step, before they go to a device.
+#[derive(Clone, Default)]
+pub(crate) struct StepInputs {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) slots: Vec<u32>,
+    pub(crate) cu_seqlens_q: Vec<u32>,
+    pub(crate) context_lens: Vec<u32>,
+    pub(crate) block_tables: Vec<u32>,
+    pub(crate) logit_rows: Vec<u32>,
+}
+
+/// A device's part of the model, its cache, and the buffers of a step, all allocated once.
+pub(crate) struct RankRunner<B: Backend> {
+    pub(crate) backend: Arc<B>,
+    pub(crate) model: Box<dyn CausalLm<B>>,
+    cache: B::KvCache,
+    inputs: ForwardBatch<B>,
+    /// Decode steps that the device plays back. They use the buffers above, which never move.
+    recorded: B::Recorded,
+}
+
+impl<B: Backend> RankRunner<B> {
+    pub(crate) fn new(
+        RankModel { backend, model }: RankModel<B>,
+        limits: BatchLimits,
+        (num_blocks, max_model_len): (usize, usize),
+    ) -> Result<Self, BackendError> {
+        Ok(Self {
+            cache: backend.alloc_kv_cache(&model.kv_layout(BLOCK_SIZE, num_blocks))?,
+            inputs: ForwardBatch::alloc(&*backend, limits, blocks_for(max_model_len))?,
+            backend,
+            model,
+            recorded: B::Recorded::default(),
+        })
+    }
+
+    /// Writes the inputs of a step to the device.
+    pub(crate) fn prepare(&mut self, step: &StepInputs) -> Result<(), BackendError> {
+        let inputs = &mut self.inputs;
+        inputs.num_tokens = step.ids.len();
+        inputs.num_seqs = step.context_lens.len();
+        inputs.num_logit_rows = step.logit_rows.len();
+        inputs.max_blocks = step.block_tables.len() / inputs.num_seqs.max(1);
+        let writes = [
+            (&step.ids, &mut inputs.ids),
+            (&step.positions, &mut inputs.positions),
+            (&step.slots, &mut inputs.slots),
+            (&step.cu_seqlens_q, &mut inputs.cu_seqlens_q),
+            (&step.context_lens, &mut inputs.context_lens),
+            (&step.block_tables, &mut inputs.block_tables),
+            (&step.logit_rows, &mut inputs.logit_rows),
+        ];
+        writes
+            .into_iter()
+            .try_for_each(|(from, to)| self.backend.write_indices(from, to))
+    }
+
+    /// The model's part of the step that was prepared.
+    pub(crate) fn compute(&mut self) -> Result<(), BackendError> {
+        let Self {
+            backend,
+            model,
+            cache,
+            inputs,
+            recorded,
+        } = self;
+        let decodes_only = inputs.num_tokens == inputs.num_seqs && inputs.num_logit_rows == inputs.num_seqs;
+        let shape = StepShape {
+            num_seqs: inputs.num_seqs,
+            max_blocks: inputs.max_blocks,
+        };
+        let mut launch = || model.forward(&**backend, inputs, cache).map(drop);
+        match decodes_only {
+            true => backend.run_recorded(recorded, shape, &mut launch),
+            false => launch(),
+        }
+    }
+}
+
+/// A device beside the first, on a thread of its own.
+pub(crate) struct Follower {
+    rank: usize,
+    device: &'static str,
+    steps: Option<mpsc::SyncSender<Arc<StepInputs>>>,
+    outcomes: mpsc::Receiver<Result<(), BackendError>>,
+    /// None once it has not answered.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    pub(crate) fn spawn<B: Backend>(runner: RankRunner<B>) -> Result<Self, BackendError> {
+        let (rank, device) = (runner.backend.rank().index, runner.backend.device_name());
+        // One step at a time.
+        let (steps, to_do) = mpsc::sync_channel(1);
+        let (done, outcomes) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new()
+            .name(format!("rank {rank}"))
+            .spawn(move || follow(runner, &to_do, &done));
+        Ok(Self {
+            rank,
+            device,
+            steps: Some(steps),
+            outcomes,
+            thread: Some(
+                thread.map_err(|error| failed(device, format!("no thread for rank {rank}: {error}")))?,
+            ),
+        })
+    }
+
+    /// Begins a step.
+    pub(crate) fn begin(&self, step: Arc<StepInputs>) -> Result<(), BackendError> {
+        let sent = self.steps.as_ref().map(|steps| steps.try_send(step).is_ok());
+        match sent {
+            Some(true) => Ok(()),
+            _ => Err(failed(self.device, format!("rank {} is gone", self.rank))),
+        }
+    }
+
+    /// What came of the step that was begun.
+    pub(crate) fn finish(&mut self) -> Result<(), BackendError> {
+        let what = match self.outcomes.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => {
+                self.thread = None;
+                format!("no answer within {PATIENCE:?}: {error}")
+            }
+        };
+        Err(failed(self.device, format!("rank {}: {what}", self.rank)))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.steps = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn failed(device: &'static str, what: String) -> BackendError {
+    BackendError::Device { device, what }
+}
+
+fn follow<B: Backend>(
+    mut runner: RankRunner<B>,
+    steps: &mpsc::Receiver<Arc<StepInputs>>,
+    outcomes: &mpsc::SyncSender<Result<(), BackendError>>,
+) {
+    for step in steps {
+        let computed = catch_unwind(AssertUnwindSafe(|| {
+            runner.prepare(&step)?;
+            runner.compute()
+        }));
+        drop(step);
+        let device = runner.backend.device_name();
+        let outcome = computed.unwrap_or_else(|panic| Err(failed(device, panic_message(&*panic))));
+        let ended = outcome.is_err();
+        if ended {
+            // Others wait for what will not come.
+            runner.backend.leave();
+        }
+        if outcomes.send(outcome).is_err() || ended {
+            return;
+        }
+    }
+}
