@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 to=${1:-.cache/gpu-bundle}
 scripts/gpu/fetch-toolkit.sh
-mkdir -p "$to/models/tests"
+mkdir -p "$to/models/tests" "$to/runtime"
 
 # built NAME CARGO-ARGUMENTS...: builds one target and puts it, without its symbols, into the bundle.
 built() {
@@ -20,6 +20,7 @@ built kernels-cuda test --no-run -p ferrum-kernels --features cuda --test cuda
 built models-cuda test --no-run -p ferrum-models --features cuda --test cuda
 built kernels-cuda-ranks test --no-run -p ferrum-kernels --features cuda --test cuda_ranks
 built models-cuda-ranks test --no-run -p ferrum-models --features cuda --test cuda_ranks
+built runtime-cuda-ranks test --no-run -p ferrum-runtime --features cuda --test cuda_ranks
 built cuda-collective bench --no-run -p ferrum-kernels --features cuda --bench cuda_collective ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}
 built cuda-step bench --no-run -p ferrum-models --features cuda --bench cuda_step ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}
 if [[ -z ${NO_PROGRAM:-} ]]; then

@@ -11,6 +11,7 @@ CARGO_MANIFEST_DIR=$PWD/models ./models-cuda "$@" || failed=1
 if [[ $(nvidia-smi --list-gpus | wc -l) -ge 2 ]]; then
     ./kernels-cuda-ranks "$@" || failed=1
     CARGO_MANIFEST_DIR=$PWD/models ./models-cuda-ranks "$@" || failed=1
+    CARGO_MANIFEST_DIR=$PWD/runtime ./runtime-cuda-ranks "$@" || failed=1
 else
     echo "One GPU: tests of models split over GPUs need two and were not run." >&2
 fi

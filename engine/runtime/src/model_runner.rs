@@ -91,12 +91,16 @@ impl<B: Backend> ModelRunner<B> {
         }
         let finished: Result<Vec<()>, _> = self.followers.iter_mut().map(Follower::finish).collect();
         match (drawn, finished) {
-            (drawn, Ok(_)) => drawn,
+            (Ok(drawn), Ok(_)) => Ok(drawn),
             (Ok(_), Err(error)) => Err(error),
-            // One of them is why the other failed.
-            (Err(first), Err(other)) => Err(BackendError::Device {
+            (Err(error), _) if self.followers.is_empty() => Err(error),
+            // If others failed too, one is the reason of the rest.
+            (Err(first), others) => Err(BackendError::Device {
                 device: self.first.backend.device_name(),
-                what: format!("rank 0: {first}; {other}"),
+                what: match others {
+                    Ok(_) => format!("rank 0: {first}"),
+                    Err(other) => format!("rank 0: {first}; {other}"),
+                },
             }),
         }
     }

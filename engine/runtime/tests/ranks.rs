@@ -12,9 +12,11 @@ use ferrum_kernels::{
 };
 use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
 use support::{
-    checkpoints::{CpuModel, assert_invariant, eight_requests, fixture, start_decoder, start_ranks},
+    checkpoints::{assert_invariant, eight_requests, fixture, start_decoder, start_ranks},
     requests::{PATIENCE, collect, generate, run, start, wait},
 };
+
+type CpuModel = Box<dyn CausalLm<CpuBackend>>;
 
 const DECODERS: [&str; 5] = [
     "tiny-llama",

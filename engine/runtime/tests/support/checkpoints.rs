@@ -6,7 +6,7 @@ use std::{
 };
 
 use ferrum_engine::{GenerateRequest, LaunchConfig, SamplingParams, SharedEngine, Task};
-use ferrum_kernels::cpu::CpuBackend;
+use ferrum_kernels::{Backend, cpu::CpuBackend};
 use ferrum_models::{CausalLm, LoadOptions, Model};
 use ferrum_runtime::{Generator, RankModel};
 
@@ -15,14 +15,11 @@ use super::{
     requests::{collect, generate, run, start, wait},
 };
 
-/// A decoder on the CPU.
-pub type CpuModel = Box<dyn CausalLm<CpuBackend>>;
-
 /// A checkpoint with random weights, from the tests of the models.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models/tests/fixtures")
-        .join(name)
+    // Elsewhere than where it was built, the test is told where its crate lies, as cargo would.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&root).join("../models/tests/fixtures").join(name)
 }
 
 /// Real weights.
@@ -45,12 +42,12 @@ pub fn start_decoder(path: &Path, config: &LaunchConfig, num_blocks: usize) -> S
 }
 
 /// As [`start_decoder`], on the ranks of `backends`; `change` may put another model in the place of a rank's.
-pub fn start_ranks(
-    backends: Vec<CpuBackend>,
+pub fn start_ranks<B: Backend>(
+    backends: Vec<B>,
     path: &Path,
     config: &LaunchConfig,
     num_blocks: usize,
-    change: impl Fn(usize, CpuModel) -> CpuModel,
+    change: impl Fn(usize, Box<dyn CausalLm<B>>) -> Box<dyn CausalLm<B>>,
 ) -> SharedEngine {
     let options = LoadOptions {
         max_num_batched_tokens: config.max_num_batched_tokens,
@@ -58,7 +55,7 @@ pub fn start_ranks(
         ..LoadOptions::default()
     };
     let checkpoint = ferrum_models::open(path).expect("a checkpoint");
-    let load = |(rank, backend): (usize, CpuBackend)| match checkpoint.load(&backend, &options) {
+    let load = |(rank, backend): (usize, B)| match checkpoint.load(&backend, &options) {
         Ok(Model::Causal(model)) => RankModel {
             backend: Arc::new(backend),
             model: change(rank, model),
