@@ -257,12 +257,8 @@ fn weight(backend: &CudaBackend, own: std::ops::Range<usize>, k: usize) -> ferru
     let values = own
         .clone()
         .flat_map(|row| (0..k).map(move |col| ((row * 7 + col * 3) % 11) as f32 - 5.0));
-    let tensor = HostTensor {
-        format: WeightFormat::F32,
-        rows: own.len(),
-        cols: k,
-        bytes: values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>().into(),
-    };
+    let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+    let tensor = HostTensor::new(WeightFormat::F32, own.len(), k, bytes.into());
     backend.prepare_weight(&[tensor]).expect("a weight")
 }
 
