@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes a checkpoint of a real model's shape with random bf16 weights: how fast a dense model is does not depend on
-them. Needs torch and safetensors, which a machine for GPU work has."""
+"""Writes a checkpoint of a real model's shape with random weights, bf16 or (--gptq) GPTQ INT4 in symmetric groups of
+128: how fast a dense model is does not depend on them. Needs torch and safetensors, which a machine for GPU work has."""
 
 import argparse
 import json
@@ -24,6 +24,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--gptq", action="store_true")
     arguments = parser.parse_args()
     shape = SHAPES[arguments.shape]
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -31,6 +32,9 @@ def main():
                   max_position_embeddings=40960, attention_bias=False, torch_dtype="bfloat16") | shape
     is_qwen3 = config["model_type"] == "qwen3"
     config["architectures"] = ["Qwen3ForCausalLM" if is_qwen3 else "LlamaForCausalLM"]
+    if arguments.gptq:
+        config["quantization_config"] = dict(quant_method="gptq", bits=4, group_size=128, sym=True, desc_act=False,
+                                             checkpoint_format="gptq")
     (arguments.folder / "config.json").write_text(json.dumps(config))
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -40,19 +44,29 @@ def main():
     def matrix(rows, cols):
         return (torch.randn(rows, cols, device=device) * cols**-0.5).to(torch.bfloat16).cpu()
 
+    def linear(name, rows, cols):
+        if not arguments.gptq:
+            return {name + ".weight": matrix(rows, cols)}
+        levels = torch.randint(-2**31, 2**31 - 1, (cols // 8, rows), dtype=torch.int32, device=device).cpu()
+        zeros = torch.full((cols // 128, rows // 8), 0x77777777, dtype=torch.int32)
+        # Levels less 8 deviate by 4.6 from 0.
+        scales = torch.full((cols // 128, rows), cols**-0.5 / 4.6, dtype=torch.float16)
+        groups = torch.arange(cols, dtype=torch.int32) // 128
+        return {name + ".qweight": levels, name + ".qzeros": zeros, name + ".scales": scales, name + ".g_idx": groups}
+
     def ones(width):
         return torch.ones(width, dtype=torch.bfloat16)
 
     tensors = {"model.embed_tokens.weight": matrix(shape["vocab_size"], hidden), "model.norm.weight": ones(hidden)}
     for layer in range(shape["num_hidden_layers"]):
         at = f"model.layers.{layer}."
-        tensors |= {
-            at + "self_attn.q_proj.weight": matrix(q, hidden), at + "self_attn.k_proj.weight": matrix(kv, hidden),
-            at + "self_attn.v_proj.weight": matrix(kv, hidden), at + "self_attn.o_proj.weight": matrix(hidden, q),
-            at + "mlp.gate_proj.weight": matrix(inner, hidden), at + "mlp.up_proj.weight": matrix(inner, hidden),
-            at + "mlp.down_proj.weight": matrix(hidden, inner),
-            at + "input_layernorm.weight": ones(hidden), at + "post_attention_layernorm.weight": ones(hidden),
-        }
+        for name, rows, cols in (
+            ("self_attn.q_proj", q, hidden), ("self_attn.k_proj", kv, hidden), ("self_attn.v_proj", kv, hidden),
+            ("self_attn.o_proj", hidden, q), ("mlp.gate_proj", inner, hidden), ("mlp.up_proj", inner, hidden),
+            ("mlp.down_proj", hidden, inner),
+        ):
+            tensors |= linear(at + name, rows, cols)
+        tensors |= {at + name + ".weight": ones(hidden) for name in ("input_layernorm", "post_attention_layernorm")}
         if is_qwen3:
             tensors |= {at + f"self_attn.{name}_norm.weight": ones(shape["head_dim"]) for name in "qk"}
     if not shape["tie_word_embeddings"]:

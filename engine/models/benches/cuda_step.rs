@@ -53,12 +53,13 @@ fn run(backend: CudaBackend, checkpoint: &Checkpoint, copy_rate: Option<f64>) {
         panic!("a decoder is expected");
     };
     backend.synchronize().expect("weights");
-    let weight_bytes = 2 * checkpoint.facts().num_parameters / rank.count as u64;
+    let weight_bytes = weight_bytes(checkpoint.path()) / rank.count as u64;
     let seconds = start.elapsed().as_secs_f64();
     tell(format!(
-        "{} x {}, {:.2} GB each loaded at {:.1} GB/s",
+        "{} x {}, {} weights, {:.2} GB each loaded at {:.1} GB/s",
         rank.count,
         backend.facts().name,
+        checkpoint.facts().weights,
         weight_bytes as f64 / 1e9,
         weight_bytes as f64 / 1e9 / seconds
     ));
@@ -91,6 +92,13 @@ fn run(backend: CudaBackend, checkpoint: &Checkpoint, copy_rate: Option<f64>) {
             (seqs * tokens) as f64 / ms * 1e3
         ));
     }
+}
+
+/// Of the weight files of a folder.
+fn weight_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    let files = entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "safetensors"));
+    files.map(|file| file.metadata().expect("a file").len()).sum()
 }
 
 struct Bench {

@@ -78,6 +78,7 @@ impl Device {
             grid: [1; 3],
             threads: 128,
             shared_bytes: 0,
+            cluster: 1,
             arguments: [0; MAX_ARGUMENTS],
             count: 0,
         })
@@ -98,6 +99,7 @@ pub(super) struct Launch<'a> {
     grid: [usize; 3],
     threads: usize,
     shared_bytes: usize,
+    cluster: usize,
     /// Each in its first bytes, as a little-endian machine lays them out.
     arguments: [u64; MAX_ARGUMENTS],
     count: usize,
@@ -117,6 +119,12 @@ impl Launch<'_> {
     /// Bytes of dynamic shared memory, at most 48 KiB.
     pub(super) fn shared(mut self, bytes: usize) -> Self {
         self.shared_bytes = bytes;
+        self
+    }
+
+    /// Blocks, neighbours along x, that run at once and share their shared memory; 1 before Hopper.
+    pub(super) fn cluster(mut self, blocks: usize) -> Self {
+        self.cluster = blocks;
         self
     }
 
@@ -146,7 +154,7 @@ impl Launch<'_> {
         for (pointer, argument) in pointers.iter_mut().zip(&mut self.arguments) {
             *pointer = (&raw mut *argument).cast();
         }
-        let mut overlap = programmatic_serialization();
+        let mut attributes = [programmatic_serialization(), cluster_of(self.cluster)];
         let config = sys::CUlaunchConfig {
             gridDimX: self.grid[0] as u32,
             gridDimY: self.grid[1] as u32,
@@ -156,9 +164,12 @@ impl Launch<'_> {
             blockDimZ: 1,
             sharedMemBytes: self.shared_bytes as u32,
             hStream: self.device.stream,
-            attrs: &raw mut overlap,
-            // Before Hopper kernels cannot say that their successor may begin.
-            numAttrs: u32::from(self.device.facts.capability >= (9, 0)),
+            attrs: attributes.as_mut_ptr(),
+            // Before Hopper kernels cannot say that their successor may begin. A kernel may have clusters of its own.
+            numAttrs: match self.device.facts.capability >= (9, 0) {
+                true => 1 + u32::from(self.cluster > 1),
+                false => 0,
+            },
         };
         // SAFETY: grid and arguments are those of the kernel (a test launches each); every pointer among them is into a
         // buffer that was checked to be long enough and that outlives the stream's work, because freeing waits.
@@ -181,5 +192,17 @@ fn programmatic_serialization() -> sys::CUlaunchAttribute {
         value: sys::CUlaunchAttributeValue {
             programmaticStreamSerializationAllowed: 1,
         },
+    }
+}
+
+fn cluster_of(blocks: usize) -> sys::CUlaunchAttribute {
+    let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
+    value.clusterDim.x = blocks as u32;
+    value.clusterDim.y = 1;
+    value.clusterDim.z = 1;
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: [0; 4],
+        value,
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     backend::BackendError,
     cpu::shape_error,
-    cuda::{CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element, norm::row_threads},
+    cuda::{CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element, norm::row_threads, weight::Matrix},
     ops::LinearOps,
 };
 
@@ -41,10 +41,17 @@ impl LinearOps for CudaBackend {
         }
         let product = Product {
             x: x.address(),
+            matrix: match &weight.matrix {
+                Matrix::Dense(memory) => memory.address(),
+                Matrix::Int4(_) => 0,
+            },
             weight,
             bias,
             out,
         };
+        if let Matrix::Int4(matrix) = &weight.matrix {
+            return self.linear_int4(&product, matrix, rows);
+        }
         if element == Element::F32 || !k.is_multiple_of(8) {
             return self.tiled(&product, rows);
         }
@@ -68,6 +75,10 @@ impl LinearOps for CudaBackend {
         let width = table.cols;
         ids.check("embed: ids", rows)?;
         out.check("embed: out", rows * width)?;
+        let address = match &table.matrix {
+            Matrix::Dense(memory) => memory.address(),
+            Matrix::Int4(matrix) => return self.embed_int4(table, matrix, ids, rows, out),
+        };
         self.device
             .kernel(&format!(
                 "gather_rows_{}_{}",
@@ -76,7 +87,7 @@ impl LinearOps for CudaBackend {
             ))?
             .grid(rows, 1, 1)
             .threads(row_threads(width))
-            .wide(table.address())
+            .wide(address)
             .wide(ids.address())
             .int(width)
             .wide(out.address())
@@ -87,6 +98,8 @@ impl LinearOps for CudaBackend {
 /// `out (_, n) = x (_, k) . weight (n, k)^T + bias (n)`.
 pub(super) struct Product<'a> {
     pub(super) x: u64,
+    /// Where the dense matrix is.
+    pub(super) matrix: u64,
     pub(super) weight: &'a CudaWeight,
     pub(super) bias: Option<&'a CudaBuffer>,
     pub(super) out: &'a CudaBuffer,
@@ -114,7 +127,7 @@ impl CudaBackend {
             .grid(blocks, 1, 1)
             .threads(threads)
             .wide(product.x + (first * k * product.weight.element.size()) as u64)
-            .wide(product.weight.address())
+            .wide(product.matrix)
             .wide(product.bias.map_or(0, CudaBuffer::address))
             .int(rows)
             .int(n)
@@ -130,7 +143,7 @@ impl CudaBackend {
             .grid(n.div_ceil(TILE), rows.div_ceil(TILE), 1)
             .threads(256)
             .wide(product.x)
-            .wide(product.weight.address())
+            .wide(product.matrix)
             .wide(product.bias.map_or(0, CudaBuffer::address))
             .int(rows)
             .int(n)
@@ -139,7 +152,7 @@ impl CudaBackend {
             .run()
     }
 
-    fn add_bias(&self, product: &Product<'_>, rows: usize) -> Result<(), BackendError> {
+    pub(super) fn add_bias(&self, product: &Product<'_>, rows: usize) -> Result<(), BackendError> {
         let Some(bias) = product.bias else {
             return Ok(());
         };

@@ -105,7 +105,7 @@ impl Matmul {
                 plan.product,
                 (&raw const one).cast(),
                 (&raw const zero).cast(),
-                product.weight.address() as *const c_void,
+                product.matrix as *const c_void,
                 plan.weight,
                 product.x as *const c_void,
                 plan.x,

@@ -13,6 +13,7 @@ mod attention;
 mod buffer;
 mod collective;
 mod device;
+mod int4;
 mod launch;
 mod linear;
 mod matmul;
@@ -56,6 +57,7 @@ pub struct CudaBackend {
     element: Element,
     matmul: Option<matmul::Matmul>,
     sampling: sampling::Scratch,
+    int4: int4::Scratch,
     /// Where this is one of several ranks.
     member: Option<collective::Member>,
 }
@@ -72,6 +74,7 @@ impl CudaBackend {
             device,
             element,
             sampling: sampling::Scratch::default(),
+            int4: int4::Scratch::default(),
             member: None,
         })
     }
@@ -153,9 +156,12 @@ impl Backend for CudaBackend {
         self.check_ranks()
     }
 
-    /// Every format becomes the element type of this backend.
+    /// Groups of 4 bits stay at 4 bits beside 16-bit activations; any other format becomes the element type.
     fn prepare_weight(&self, parts: &[HostTensor]) -> Result<CudaWeight, BackendError> {
-        CudaWeight::prepare(&self.device, self.element, parts)
+        match int4::prepare(self, parts)? {
+            Some(weight) => Ok(weight),
+            None => CudaWeight::prepare(&self.device, self.element, parts),
+        }
     }
 
     fn prepare_vector(&self, parts: &[HostTensor]) -> Result<CudaBuffer, BackendError> {

@@ -1,4 +1,4 @@
-//! Weight matrices on the GPU, in the element type that it computes with.
+//! Weight matrices on the GPU: in the element type that it computes with, or at 4 bits.
 
 use std::{sync::Arc, thread};
 
@@ -8,6 +8,7 @@ use crate::{
     cuda::{
         buffer::{CudaBuffer, Element},
         device::{Device, DeviceMemory},
+        int4::Int4Matrix,
     },
     tensor::HostTensor,
 };
@@ -17,12 +18,20 @@ const PIECE_BYTES: usize = 16 << 20;
 /// Threads that convert.
 const CONVERTERS: usize = 8;
 
-/// A matrix `(rows, cols)`, row-major.
+/// A matrix `(rows, cols)`.
 pub struct CudaWeight {
-    memory: DeviceMemory,
+    pub(super) matrix: Matrix,
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) element: Element,
+}
+
+/// How a matrix is stored.
+pub(super) enum Matrix {
+    /// Row-major, in the element type.
+    Dense(DeviceMemory),
+    /// In groups of 4-bit levels.
+    Int4(Int4Matrix),
 }
 
 impl CudaWeight {
@@ -49,15 +58,11 @@ impl CudaWeight {
             offset += part.rows * cols * element.size();
         }
         Ok(Self {
-            memory,
+            matrix: Matrix::Dense(memory),
             rows,
             cols,
             element,
         })
-    }
-
-    pub(super) fn address(&self) -> u64 {
-        self.memory.address()
     }
 }
 

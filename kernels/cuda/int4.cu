@@ -1,0 +1,343 @@
+// out (rows, n) = x (rows, k) . weight (n, k)^T + bias (n), the weight in groups of 4-bit levels with an f16 scale and
+// a zero level: scale * (level - zero).
+//
+// Levels lie in tiles of 16 weight rows and units of 64 columns: 512 bytes, 16 of each lane, a word for each of the
+// four products of a unit. Lane 4 g + t has rows g and g + 8 (the left side of a tensor-core product), and of product
+// s the columns 32 (s / 2) + 8 t + 4 (s % 2) + 0..4, so that 16 bytes of an x row are the right side of two products.
+// Nibbles 0, 4 and 2, 6 of a word are row g, nibbles 1, 5 and 3, 7 row g + 8: two of one pair lie 16 bits apart, where
+// a mask and the bits of a power of two make them a pair of halves. Scales and zero levels lie in tiles too: of each
+// group those of rows 0, 8, 1, 9, ...
+//
+// A level less its zero is exact in every element type; products are summed in f32 over a group, then scaled.
+#include "mma.cuh"
+
+constexpr int UNIT = 64;
+
+// Levels as a power of two plus the level.
+template <typename X> struct Magic;
+template <> struct Magic<bf16> {
+    static constexpr uint32_t BITS = 0x43004300;   // 128: its last place is 1
+    static constexpr float VALUE = 128.f;
+};
+template <> struct Magic<f16> {
+    static constexpr uint32_t BITS = 0x64006400;   // 1024
+    static constexpr float VALUE = 1024.f;
+};
+
+__device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b, bf16) {
+    __nv_bfloat162 x = *reinterpret_cast<__nv_bfloat162*>(&a), y = *reinterpret_cast<__nv_bfloat162*>(&b);
+    x = __hsub2(x, y);
+    return *reinterpret_cast<uint32_t*>(&x);
+}
+
+__device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b, f16) {
+    __half2 x = *reinterpret_cast<__half2*>(&a), y = *reinterpret_cast<__half2*>(&b);
+    x = __hsub2(x, y);
+    return *reinterpret_cast<uint32_t*>(&x);
+}
+
+// The left side of a product; `zero` is what to take off for rows g and g + 8.
+template <typename X>
+__device__ __forceinline__ void unpack(uint32_t word, const uint32_t (&zero)[2], uint32_t (&a)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+        a[i] = subtract(((word >> (4 * i)) & 0x000f000f) | Magic<X>::BITS, zero[i % 2], X());
+}
+
+__device__ __forceinline__ uint4 load_levels(const uint4* p) {
+    uint4 v;
+    // Read once: it shall not push out of the cache what is read again.
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+}
+
+struct Weight {
+    const uint4* levels;
+    const __half2* scales;
+    const uchar2* zeros;   // null: 8 everywhere
+    int tiles, units;
+};
+
+// Scales and zero levels of a group, for rows g and g + 8.
+struct Group {
+    __half2 scale;
+    uchar2 zero;
+};
+
+template <int G> __device__ __forceinline__ Group load_group(const Weight& w, int tile, int group, int g) {
+    const size_t at = (size_t(tile) * (w.units * UNIT / G) + group) * 8 + g;
+    return {__ldg(w.scales + at), w.zeros ? __ldg(w.zeros + at) : make_uchar2(8, 8)};
+}
+
+template <typename X> __device__ __forceinline__ void offsets(const Group& group, uint32_t (&zero)[2]) {
+    const float low = Magic<X>::VALUE + group.zero.x, high = Magic<X>::VALUE + group.zero.y;
+    zero[0] = pack2<X>(low, low);
+    zero[1] = pack2<X>(high, high);
+}
+
+// sum += scale * part, which becomes zero.
+template <int NT>
+__device__ __forceinline__ void add_group(float (&sum)[NT][4], float (&part)[NT][4], const Group& group) {
+    const float2 scale = __half22float2(group.scale);
+#pragma unroll
+    for (int j = 0; j < NT; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            sum[j][i] += (i < 2 ? scale.x : scale.y) * part[j][i];
+            part[j][i] = 0.f;
+        }
+}
+
+__device__ __forceinline__ void store_result(void* out, bool exact, size_t at, float x, bf16) {
+    if (exact) static_cast<float*>(out)[at] = x;
+    else static_cast<bf16*>(out)[at] = from_float<bf16>(x);
+}
+
+__device__ __forceinline__ void store_result(void* out, bool exact, size_t at, float x, f16) {
+    if (exact) static_cast<float*>(out)[at] = x;
+    else static_cast<f16*>(out)[at] = from_float<f16>(x);
+}
+
+constexpr int CHUNK = 8;   // units that a warp takes at once, whatever the tile: so a result depends on its row alone
+
+// Up to 8 * NT rows. A block makes 16 * MT columns, its warps share out the chunks of k. Levels of the first chunk are on
+// their way before the predecessor has ended.
+template <typename X, int MT, int NT, int G>
+__device__ __forceinline__ void few_rows(
+    const X* __restrict__ x, const Weight& weight, const float* bias, int rows, int n, int k, int stride, bool exact, void* out) {
+    constexpr int UNITS = CHUNK / MT, GROUPS = UNITS * UNIT / G;   // of a part of a chunk
+    extern __shared__ float partial[];   // (warps, 8 * NT, 16 * MT + 1)
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int tile0 = blockIdx.x * MT, units = weight.units;
+    release_successor();
+    int tile[MT];
+    const uint4* levels[MT];
+#pragma unroll
+    for (int m = 0; m < MT; ++m) {
+        tile[m] = min(tile0 + m, weight.tiles - 1);
+        levels[m] = weight.levels + size_t(tile[m]) * units * 32 + lane;
+    }
+    // The first unit of part `part` of what this warp takes.
+    auto first_unit = [&](int part) { return (warp + part / MT * warps) * CHUNK + part % MT * UNITS; };
+    uint4 word[UNITS][MT];
+    Group group[GROUPS][MT];
+    auto fetch_word = [&](int first, int u, int m) {
+        word[u][m] = first + u < units ? load_levels(levels[m] + size_t(first + u) * 32) : make_uint4(0, 0, 0, 0);
+    };
+    auto fetch_group = [&](int first, int i, int m) {
+        const int at = first * UNIT / G + i;
+        group[i][m] = at < units * UNIT / G ? load_group<G>(weight, tile[m], at, g) : Group{__half2(), make_uchar2(8, 8)};
+    };
+    int first = first_unit(0);
+#pragma unroll
+    for (int u = 0; u < UNITS; ++u)
+#pragma unroll
+        for (int m = 0; m < MT; ++m) fetch_word(first, u, m);
+#pragma unroll
+    for (int i = 0; i < GROUPS; ++i)
+#pragma unroll
+        for (int m = 0; m < MT; ++m) fetch_group(first, i, m);
+    await_predecessor();
+    float sum[MT][NT][4] = {}, part[MT][NT][4] = {};
+    for (int index = 0; first < units; ++index) {
+        const int next = first_unit(index + 1);
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int at = (first + u) * UNIT + 32 * h + 8 * t;
+                uint4 b[NT];
+#pragma unroll
+                for (int j = 0; j < NT; ++j)
+                    b[j] = at < k && 8 * j + g < rows ? *reinterpret_cast<const uint4*>(x + size_t(8 * j + g) * k + at)
+                                                      : make_uint4(0, 0, 0, 0);
+#pragma unroll
+                for (int m = 0; m < MT; ++m) {
+                    const Group& of = group[(u * UNIT + 32 * h) / G][m];
+                    uint32_t zero[2], a[4];
+                    offsets<X>(of, zero);
+                    unpack<X>(h ? word[u][m].z : word[u][m].x, zero, a);
+#pragma unroll
+                    for (int j = 0; j < NT; ++j) mma<X>(part[m][j], a, b[j].x, b[j].y);
+                    unpack<X>(h ? word[u][m].w : word[u][m].y, zero, a);
+#pragma unroll
+                    for (int j = 0; j < NT; ++j) mma<X>(part[m][j], a, b[j].z, b[j].w);
+                    if ((u * UNIT + 32 * h + 32) % G == 0) {
+                        add_group<NT>(sum[m], part[m], of);
+                        fetch_group(next, (u * UNIT + 32 * h) / G, m);
+                    }
+                }
+            }
+#pragma unroll
+            for (int m = 0; m < MT; ++m) fetch_word(next, u, m);
+        }
+        first = next;
+    }
+    constexpr int WIDTH = 16 * MT + 1;
+#pragma unroll
+    for (int m = 0; m < MT; ++m)
+#pragma unroll
+        for (int j = 0; j < NT; ++j)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                partial[(warp * 8 * NT + 8 * j + 2 * t + i % 2) * WIDTH + 16 * m + g + i / 2 * 8] = sum[m][j][i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < rows * 16 * MT; i += blockDim.x) {
+        const int row = i / (16 * MT), column = i % (16 * MT), col = tile0 * 16 + column;
+        if (col >= n) continue;
+        float total = 0.f;
+        for (int v = 0; v < warps; ++v) total += partial[(v * 8 * NT + row) * WIDTH + column];
+        store_result(out, exact, size_t(row) * stride + col, total + (bias ? bias[col] : 0.f), X());
+    }
+}
+
+constexpr int ROWS = 64, COLUMNS = 128, STAGES = 4;   // of a block with 8 warps
+
+__device__ __forceinline__ unsigned shared_address(const void* p) { return unsigned(__cvta_generic_to_shared(p)); }
+
+// Copies 16 bytes to shared memory, or zeros.
+__device__ __forceinline__ void copy16(void* to, const void* from, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0));
+}
+
+__device__ __forceinline__ unsigned cluster_rank() {
+    unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// Reads the shared memory of block `rank` of the cluster, at the place that `p` has in this one.
+__device__ __forceinline__ float load_of(const float* p, unsigned rank) {
+    float x = 0.f;
+#if __CUDA_ARCH__ >= 900
+    unsigned at;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(at) : "memory");
+#endif
+    return x;
+}
+
+// A tile of 8 * NT rows and 128 columns a block: 16 weight rows a warp. x comes through shared memory, levels straight
+// into registers. `slices` blocks of a cluster share out k; each then adds up some of the rows.
+template <typename X, int NT, int G>
+__device__ __forceinline__ void more_rows(const X* __restrict__ x, const Weight& weight, const float* bias, int rows,
+    int n, int k, int stride, bool exact, int slices, void* out) {
+    constexpr int TILE_ROWS = 8 * NT, WIDTH = COLUMNS + 4, AHEAD = 4;
+    constexpr int STAGE_BYTES = TILE_ROWS * UNIT * 2, SUM_BYTES = TILE_ROWS * WIDTH * 4;
+    __shared__ __align__(128) unsigned char memory[STAGES * STAGE_BYTES > SUM_BYTES ? STAGES * STAGE_BYTES : SUM_BYTES];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int rank = slices > 1 ? cluster_rank() : 0;
+    const int col0 = blockIdx.x / slices * COLUMNS, row0 = blockIdx.y * TILE_ROWS;
+    // Slices are of whole groups: units come in pairs.
+    const int share = (weight.units + 2 * slices - 1) / (2 * slices) * 2;
+    const int begin_unit = rank * share, end_unit = min(begin_unit + share, weight.units);
+    const int tile = min(col0 / 16 + warp, weight.tiles - 1);
+    const uint4* levels = weight.levels + size_t(tile) * weight.units * 32 + lane;
+    release_successor();
+    constexpr int GROUPS = G == 32 ? 2 : 1;   // of a unit
+    uint4 word[AHEAD];
+    Group group[AHEAD][GROUPS];
+    auto fetch_word = [&](int slot, int unit) {
+        const bool there = unit < end_unit;
+        word[slot] = there ? load_levels(levels + size_t(unit) * 32) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int i = 0; i < GROUPS; ++i)
+            group[slot][i] = there ? load_group<G>(weight, tile, unit * UNIT / G + i, g) : Group{__half2(), make_uchar2(8, 8)};
+    };
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) fetch_word(i, begin_unit + i);
+    await_predecessor();
+    // Halves of a row change places in odd rows, so that eight lanes read from all banks.
+    auto fetch_x = [&](int unit) {
+        unsigned char* to = memory + unit % STAGES * STAGE_BYTES;
+        for (int i = threadIdx.x; i < TILE_ROWS * 8; i += 256) {
+            const int row = i / 8, piece = i % 8, at = unit * UNIT + 8 * piece;
+            const bool there = unit < end_unit && row0 + row < rows && at < k;
+            copy16(to + row * 128 + (piece ^ (row % 2 * 4)) * 16, there ? x + size_t(row0 + row) * k + at : x, there);
+        }
+        asm volatile("cp.async.commit_group;");
+    };
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; ++i) fetch_x(begin_unit + i);
+    float sum[NT][4] = {}, part[NT][4] = {};
+    for (int unit0 = begin_unit; unit0 < end_unit; unit0 += AHEAD) {
+#pragma unroll
+        for (int i = 0; i < AHEAD; ++i) {
+            const int unit = unit0 + i;
+            asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2));
+            __syncthreads();
+            fetch_x(unit + STAGES - 1);
+            if (unit >= end_unit) continue;
+            const uint4 levels_now = word[i];
+            Group group_now[GROUPS];
+#pragma unroll
+            for (int v = 0; v < GROUPS; ++v) group_now[v] = group[i][v];
+            fetch_word(i, unit + AHEAD);
+            const unsigned char* from = memory + unit % STAGES * STAGE_BYTES;
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const Group of = group_now[h * GROUPS / 2];
+                uint32_t zero[2], first[4], second[4];
+                offsets<X>(of, zero);
+                unpack<X>(h ? levels_now.z : levels_now.x, zero, first);
+                unpack<X>(h ? levels_now.w : levels_now.y, zero, second);
+#pragma unroll
+                for (int j = 0; j < NT; ++j) {
+                    const uint4 b = *reinterpret_cast<const uint4*>(from + (8 * j + g) * 128 + ((4 * h + t) ^ (g % 2 * 4)) * 16);
+                    mma<X>(part[j], first, b.x, b.y);
+                    mma<X>(part[j], second, b.z, b.w);
+                }
+                if (G == 32 || (h == 1 && (G == 64 || unit % 2 == 1))) add_group<NT>(sum, part, of);
+            }
+        }
+    }
+    asm volatile("cp.async.wait_group 0;");
+    __syncthreads();
+    float* sums = reinterpret_cast<float*>(memory);
+#pragma unroll
+    for (int j = 0; j < NT; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[(8 * j + 2 * t + i % 2) * WIDTH + 16 * warp + g + i / 2 * 8] = sum[j][i];
+    if (slices > 1) cluster_barrier();
+    else __syncthreads();
+    const int each = TILE_ROWS / slices;
+    for (int i = threadIdx.x; i < each * COLUMNS; i += 256) {
+        const int row = rank * each + i / COLUMNS, column = i % COLUMNS, col = col0 + column;
+        if (row0 + row >= rows || col >= n) continue;
+        const float* at = sums + row * WIDTH + column;
+        float total = slices > 1 ? 0.f : *at;
+        if (slices > 1)
+            for (int v = 0; v < slices; ++v) total += load_of(at, v);
+        store_result(out, exact, size_t(row0 + row) * stride + col, total + (bias ? bias[col] : 0.f), X());
+    }
+    if (slices > 1) cluster_barrier();   // nobody leaves while its sums are read
+}
+
+#define FEW(X, MT, NT, G)                                                                                          \
+    extern "C" __global__ void __launch_bounds__(512)                                                              \
+    int4_few_##MT##_##NT##_g##G##_##X(const X* x, const uint4* levels, const __half2* scales, const uchar2* zeros, \
+        const float* bias, int rows, int n, int k, int stride, int exact, void* out) {                             \
+        const Weight weight = {levels, scales, zeros, (n + 15) / 16, (k + UNIT - 1) / UNIT};                       \
+        few_rows<X, MT, NT, G>(x, weight, bias, rows, n, k, stride, exact, out);                                   \
+    }
+#define MORE(X, NT, G)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                           \
+    int4_more_##NT##_g##G##_##X(const X* x, const uint4* levels, const __half2* scales, const uchar2* zeros,       \
+        const float* bias, int rows, int n, int k, int stride, int exact, int slices, void* out) {                 \
+        const Weight weight = {levels, scales, zeros, (n + 15) / 16, (k + UNIT - 1) / UNIT};                       \
+        more_rows<X, NT, G>(x, weight, bias, rows, n, k, stride, exact, slices, out);                              \
+    }
+#define DEFINE(X, G)                                                                                               \
+    FEW(X, 1, 1, G) FEW(X, 2, 1, G) FEW(X, 1, 2, G) FEW(X, 2, 2, G) MORE(X, 4, G) MORE(X, 8, G)
+DEFINE(bf16, 32) DEFINE(bf16, 64) DEFINE(bf16, 128) DEFINE(f16, 32) DEFINE(f16, 64) DEFINE(f16, 128)
+#undef DEFINE

@@ -1,0 +1,394 @@
+//! Weights that are kept in groups of 4-bit levels: `cuda/int4.cu`, `cuda/int4_pack.cu`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{
+    backend::BackendError,
+    cpu::{check_host_tensor, shape_error},
+    cuda::{
+        CudaBackend, CudaBuffer, CudaIndices, Element,
+        device::{Device, DeviceMemory},
+        linear::Product,
+        weight::{CudaWeight, Matrix},
+    },
+    tensor::{HostTensor, WeightFormat},
+};
+
+/// Rows of a product that a block makes at once, its warps sharing out k.
+const FEW_ROWS: usize = 16;
+/// Rows above which a weight is better dequantized into scratch memory and multiplied by cuBLASLt.
+const DENSE_ROWS: usize = 192;
+/// Rows of x that are brought into the order of a weight's columns at once.
+const ORDERED_ROWS: usize = 256;
+/// Weight rows of a tile, columns of a unit, units of a chunk: as in int4.cu.
+const TILE: usize = 16;
+const UNIT: usize = 64;
+const CHUNK: usize = 8;
+/// Most warps of a block of few rows.
+const WARPS: usize = 16;
+/// Columns and threads of a block of more rows.
+const COLUMNS: usize = 128;
+const THREADS: usize = 256;
+
+/// A matrix of 4-bit levels: parts that differ in their groups or in the order of their columns, stacked.
+pub(crate) struct Int4Matrix {
+    parts: Vec<Part>,
+}
+
+struct Part {
+    levels: DeviceMemory,
+    scales: DeviceMemory,
+    /// None where 8 stands for 0 everywhere.
+    zeros: Option<DeviceMemory>,
+    order: Option<DeviceMemory>,
+    first_row: usize,
+    rows: usize,
+    cols: usize,
+    group: usize,
+}
+
+/// Memory that is needed while a product runs, as much as the largest of the weights wants: it is there before the
+/// first step, so that nothing moves that a recorded step has an address of.
+#[derive(Default)]
+pub(super) struct Scratch {
+    dense: Mutex<Option<DeviceMemory>>,
+    ordered: Mutex<Option<DeviceMemory>>,
+}
+
+/// The matrix at 4 bits, if all its parts are, and the element type has kernels for them.
+pub(super) fn prepare(
+    backend: &CudaBackend,
+    parts: &[HostTensor],
+) -> Result<Option<CudaWeight>, BackendError> {
+    let element = backend.element;
+    let all = parts.iter().all(|part| group_of(part.format).is_some());
+    let Some(first) = parts.first().filter(|_| all && element != Element::F32) else {
+        return Ok(None);
+    };
+    let cols = first.cols;
+    for part in parts {
+        check_host_tensor(part)?;
+        if part.cols != cols {
+            let found = part.cols;
+            return Err(shape_error(format!(
+                "parts of a weight have {cols} and {found} columns"
+            )));
+        }
+    }
+    let mut matrix = Int4Matrix { parts: Vec::new() };
+    let mut rows = 0;
+    for alike in parts.chunk_by(|a, b| a.format == b.format && a.order == b.order) {
+        let part = Part::pack(&backend.device, alike, rows)?;
+        rows += part.rows;
+        matrix.parts.push(part);
+    }
+    let size = element.size();
+    reserve(&backend.device, &backend.int4.dense, rows * cols * size)?;
+    if matrix.parts.iter().any(|part| part.order.is_some()) {
+        reserve(&backend.device, &backend.int4.ordered, ORDERED_ROWS * cols * size)?;
+    }
+    Ok(Some(CudaWeight {
+        matrix: Matrix::Int4(matrix),
+        rows,
+        cols,
+        element,
+    }))
+}
+
+fn group_of(format: WeightFormat) -> Option<usize> {
+    match format {
+        WeightFormat::Int4G32 | WeightFormat::Int4G64 | WeightFormat::Int4G128 => Some(format.block_len()),
+        _ => None,
+    }
+}
+
+fn reserve(
+    device: &Arc<Device>,
+    scratch: &Mutex<Option<DeviceMemory>>,
+    bytes: usize,
+) -> Result<(), BackendError> {
+    let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+    if scratch.as_ref().is_none_or(|memory| memory.size() < bytes) {
+        *scratch = None;
+        *scratch = Some(device.alloc(bytes, "scratch memory of 4-bit weights")?);
+    }
+    Ok(())
+}
+
+/// Where the scratch memory is; [`prepare`] has made it.
+fn address(scratch: &Mutex<Option<DeviceMemory>>) -> u64 {
+    let scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
+    scratch.as_ref().map_or(0, DeviceMemory::address)
+}
+
+impl Part {
+    /// Packs tensors of one format and order, one after the other.
+    fn pack(device: &Arc<Device>, tensors: &[HostTensor], first_row: usize) -> Result<Self, BackendError> {
+        let (cols, group) = (tensors[0].cols, tensors[0].format.block_len());
+        let rows = tensors.iter().map(|tensor| tensor.rows).sum::<usize>();
+        let bytes = tensors.iter().map(|tensor| tensor.bytes.len()).sum();
+        let stored = device.alloc(bytes, "weights on their way")?;
+        let mut offset = 0;
+        for tensor in tensors {
+            device.upload(&tensor.bytes, &stored, offset)?;
+            tensor.bytes.release();
+            offset += tensor.bytes.len();
+        }
+        let (tiles, units) = (rows.div_ceil(TILE), cols.div_ceil(UNIT));
+        let groups = tiles * (units * UNIT / group) * TILE;
+        let levels = device.alloc(tiles * units * TILE * UNIT / 2, "weights")?;
+        let scales = device.alloc(2 * groups, "scales of weights")?;
+        let zeros = device.alloc(groups, "zero levels of weights")?;
+        let others = device.alloc(4, "a flag")?;
+        let pack = |name: &str, threads: usize| {
+            let launch = device.kernel(name)?;
+            let launch = launch.grid(threads.div_ceil(THREADS), 1, 1).threads(THREADS);
+            Ok::<_, BackendError>(
+                launch
+                    .wide(stored.address())
+                    .int(rows)
+                    .int(cols)
+                    .int(group)
+                    .int(units),
+            )
+        };
+        pack("int4_pack_levels", tiles * units * TILE * UNIT / 8)?
+            .wide(levels.address())
+            .run()?;
+        pack("int4_pack_groups", groups)?
+            .wide(scales.address())
+            .wide(zeros.address())
+            .wide(others.address())
+            .run()?;
+        let mut has_others = [0; 4];
+        device.download(&others, &mut has_others)?;
+        let order = tensors[0].order.as_ref().map(|order| {
+            let bytes: Vec<u8> = order.iter().flat_map(|input| input.to_le_bytes()).collect();
+            let memory = device.alloc(bytes.len(), "the order of columns")?;
+            device.upload(&bytes, &memory, 0)?;
+            Ok::<_, BackendError>(memory)
+        });
+        Ok(Self {
+            levels,
+            scales,
+            zeros: (has_others != [0; 4]).then_some(zeros),
+            order: order.transpose()?,
+            first_row,
+            rows,
+            cols,
+            group,
+        })
+    }
+
+    fn zeros(&self) -> u64 {
+        self.zeros.as_ref().map_or(0, DeviceMemory::address)
+    }
+
+    fn order(&self) -> u64 {
+        self.order.as_ref().map_or(0, DeviceMemory::address)
+    }
+
+    fn units(&self) -> usize {
+        self.cols.div_ceil(UNIT)
+    }
+}
+
+impl CudaBackend {
+    /// `out (rows, n) = x (rows, k) . matrix (n, k)^T + bias (n)`.
+    pub(super) fn linear_int4(
+        &self,
+        product: &Product<'_>,
+        matrix: &Int4Matrix,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        if let Some(matmul) = self.matmul.as_ref().filter(|_| rows > DENSE_ROWS) {
+            let dense = Product {
+                matrix: self.dequantize(product.weight, matrix)?,
+                ..*product
+            };
+            matmul.run(&dense, rows)?;
+            return self.add_bias(&dense, rows);
+        }
+        for part in &matrix.parts {
+            if part.order.is_none() {
+                self.part(product, part, product.x, 0..rows)?;
+                continue;
+            }
+            for first in (0..rows).step_by(ORDERED_ROWS) {
+                let some = first..rows.min(first + ORDERED_ROWS);
+                let row_bytes = part.cols * product.weight.element.size();
+                let x = self.in_order(product, part, product.x + (first * row_bytes) as u64, some.len())?;
+                self.part(product, part, x, some)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows `rows` of the product with one part; `x` is where the first of them is.
+    fn part(
+        &self,
+        product: &Product<'_>,
+        part: &Part,
+        x: u64,
+        rows: std::ops::Range<usize>,
+    ) -> Result<(), BackendError> {
+        let (n, out) = (product.weight.rows, product.out.element());
+        let shape = match rows.len() {
+            ..=FEW_ROWS => self.few(part, rows.len()),
+            _ => self.more(part, rows.len()),
+        };
+        let kernel = format!(
+            "{}_g{}_{}",
+            shape.kernel,
+            part.group,
+            product.weight.element.name()
+        );
+        let bias = product
+            .bias
+            .map_or(0, |bias| bias.address() + 4 * part.first_row as u64);
+        let launch = self
+            .device
+            .kernel(&kernel)?
+            .grid(shape.grid.0, shape.grid.1, 1)
+            .threads(shape.threads)
+            .shared(shape.shared_bytes)
+            .cluster(shape.slices)
+            .wide(x)
+            .wide(part.levels.address())
+            .wide(part.scales.address())
+            .wide(part.zeros())
+            .wide(bias)
+            .int(rows.len())
+            .int(part.rows)
+            .int(part.cols)
+            .int(n)
+            .int(usize::from(out == Element::F32));
+        let launch = match rows.len() {
+            ..=FEW_ROWS => launch,
+            _ => launch.int(shape.slices),
+        };
+        let first = (rows.start * n + part.first_row) * out.size();
+        launch.wide(product.out.address() + first as u64).run()
+    }
+
+    /// Blocks for up to [`FEW_ROWS`] rows.
+    fn few(&self, part: &Part, rows: usize) -> Shape {
+        let tiles = part.rows.div_ceil(TILE);
+        let rows_of_8 = rows.div_ceil(8);
+        // Two tiles share what is read of x, where there are enough for all multiprocessors.
+        let tiles_a_block = if rows > 4 && tiles >= 2 * self.device.facts.num_sms {
+            2
+        } else {
+            1
+        };
+        let chunks = part.units().div_ceil(CHUNK);
+        let warps = chunks.div_ceil(chunks.div_ceil(WARPS));
+        Shape {
+            kernel: format!("int4_few_{tiles_a_block}_{rows_of_8}"),
+            grid: (tiles.div_ceil(tiles_a_block), 1),
+            threads: 32 * warps,
+            shared_bytes: 4 * warps * 8 * rows_of_8 * (TILE * tiles_a_block + 1),
+            slices: 1,
+        }
+    }
+
+    /// Blocks for any number of rows.
+    fn more(&self, part: &Part, rows: usize) -> Shape {
+        let tile_rows = if rows <= 32 { 32 } else { 64 };
+        let (columns, row_tiles) = (part.rows.div_ceil(COLUMNS), rows.div_ceil(tile_rows));
+        // Blocks of a cluster share out k until every multiprocessor has one, each at least two chunks.
+        let most = match self.device.facts.capability >= (9, 0) {
+            true => (part.units() / (2 * CHUNK)).clamp(1, 8),
+            false => 1,
+        };
+        let wanted = self.device.facts.num_sms.div_ceil(columns * row_tiles);
+        let slices = wanted.min(most).next_power_of_two();
+        let slices = if slices > most { slices / 2 } else { slices };
+        Shape {
+            kernel: format!("int4_more_{}", tile_rows / 8),
+            grid: (columns * slices, row_tiles),
+            threads: THREADS,
+            shared_bytes: 0,
+            slices,
+        }
+    }
+
+    /// `rows` rows from `x` on with their columns in the part's order: where they are.
+    fn in_order(&self, product: &Product<'_>, part: &Part, x: u64, rows: usize) -> Result<u64, BackendError> {
+        let to = address(&self.int4.ordered);
+        self.device
+            .kernel(&format!("int4_order_columns_{}", product.weight.element.name()))?
+            .grid(part.cols.div_ceil(THREADS), rows, 1)
+            .threads(THREADS)
+            .wide(x)
+            .wide(part.order())
+            .int(part.cols)
+            .wide(to)
+            .run()?;
+        Ok(to)
+    }
+
+    /// The matrix in the element type, row-major, until the next one is: where it is.
+    fn dequantize(&self, weight: &CudaWeight, matrix: &Int4Matrix) -> Result<u64, BackendError> {
+        let to = address(&self.int4.dense);
+        for part in &matrix.parts {
+            let pieces = part.rows.div_ceil(TILE) * part.units() * UNIT;
+            self.device
+                .kernel(&format!("int4_dequantize_{}", weight.element.name()))?
+                .grid(pieces.div_ceil(THREADS), 1, 1)
+                .threads(THREADS)
+                .wide(part.levels.address())
+                .wide(part.scales.address())
+                .wide(part.zeros())
+                .wide(part.order())
+                .int(part.rows)
+                .int(part.cols)
+                .int(part.group)
+                .int(part.units())
+                .wide(to + (part.first_row * part.cols * weight.element.size()) as u64)
+                .run()?;
+        }
+        Ok(to)
+    }
+
+    /// Rows `ids` of the matrix.
+    pub(super) fn embed_int4(
+        &self,
+        weight: &CudaWeight,
+        matrix: &Int4Matrix,
+        ids: &CudaIndices,
+        rows: usize,
+        out: &CudaBuffer,
+    ) -> Result<(), BackendError> {
+        for part in &matrix.parts {
+            self.device
+                .kernel(&format!("int4_gather_{}", weight.element.name()))?
+                .grid(part.cols.div_ceil(THREADS), rows, 1)
+                .threads(THREADS)
+                .wide(part.levels.address())
+                .wide(part.scales.address())
+                .wide(part.zeros())
+                .wide(part.order())
+                .wide(ids.address())
+                .int(part.first_row)
+                .int(part.rows)
+                .int(part.cols)
+                .int(part.group)
+                .int(part.units())
+                .int(usize::from(out.element() == Element::F32))
+                .wide(out.address())
+                .run()?;
+        }
+        Ok(())
+    }
+}
+
+/// Which kernel, and how its blocks are laid out.
+struct Shape {
+    kernel: String,
+    grid: (usize, usize),
+    threads: usize,
+    shared_bytes: usize,
+    /// Blocks of a cluster.
+    slices: usize,
+}
