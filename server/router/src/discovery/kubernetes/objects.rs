@@ -165,15 +165,23 @@ impl<'a> Conditions<'a> {
     }
 
     fn may_heal(&self, kind: &str) -> bool {
-        let condition = self.0.iter().find(|condition| condition["type"] == kind);
-        let reason = condition.and_then(|condition| condition["reason"].as_str()?.parse().ok());
-        reason.is_some_and(ConditionReason::may_heal)
+        self.reason(kind).is_some_and(ConditionReason::may_heal)
+    }
+
+    /// `None` also for a word of another release.
+    fn reason(&self, kind: &str) -> Option<ConditionReason> {
+        let condition = self.0.iter().find(|condition| condition["type"] == kind)?;
+        condition["reason"].as_str()?.parse().ok()
     }
 
     /// The first step that is not done, in the order in which they are taken.
     fn phase(&self) -> Option<String> {
         let step = |(kind, word): (&'static str, &str)| {
             let (status, words) = self.find(kind)?;
+            // Without a cache there is no such step: engines tell themselves how far they are.
+            if self.reason(kind) == Some(ConditionReason::NoCache) {
+                return None;
+            }
             let is_named = words.starts_with(&format!("{word}:"));
             (status == "False").then(|| {
                 if is_named {

@@ -69,7 +69,14 @@ fn a_model_that_waits_for_a_node_is_not_refused_but_says_so_as_its_phase() {
     let message = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu";
     let told = |reason: &str| {
         let condition = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": reason, "message": message});
-        let status = json!({"conditions": [condition("Degraded", "True"), condition("Scheduled", "False")]});
+        let no_cache =
+            json!({"type": "WeightsCached", "status": "False", "reason": "NoCache", "message": "none"});
+        let conditions = [
+            condition("Degraded", "True"),
+            no_cache,
+            condition("Scheduled", "False"),
+        ];
+        let status = json!({"conditions": conditions});
         let facts = facts(json!({}), status);
         (facts.message, facts.phase)
     };
