@@ -69,7 +69,7 @@ cuda-toolkit: ## Fetch nvcc (from PyPI, 300 MB) into .cache/cuda-toolkit, for bu
 
 .PHONY: gpu-bundle
 gpu-bundle: ## One folder (.cache/gpu-bundle) that runs tests and benchmarks on a machine with a GPU and no Rust
-	@scripts/gpu/bundle.sh
+	@PACK=1 scripts/gpu/bundle.sh
 
 .PHONY: test-gpu
 test-gpu: gpu-bundle ## Every test that needs a GPU, on this machine

@@ -6,7 +6,8 @@ to=${1:-.cache/gpu-bundle}
 scripts/gpu/fetch-toolkit.sh
 mkdir -p "$to/models/tests" "$to/runtime"
 
-# built NAME CARGO-ARGUMENTS...: builds one target and puts it, without its symbols, into the bundle.
+# built NAME CARGO-ARGUMENTS...: builds one target and puts it, without its symbols, into the bundle; with PACK set packed,
+# which halves it (the scripts there unpack).
 built() {
     local name=$1 path
     shift
@@ -15,6 +16,7 @@ import json, sys
 paths = [message["executable"] for message in map(json.loads, sys.stdin) if message.get("executable")]
 print(paths[-1])')
     strip -o "$to/$name" "$path"
+    if [[ -n ${PACK:-} ]]; then gzip -f "$to/$name"; fi
 }
 built kernels-cuda test --no-run -p ferrum-kernels --features cuda --test cuda
 built models-cuda test --no-run -p ferrum-models --features cuda --test cuda

@@ -3,6 +3,7 @@
 # run-gpu-bench.sh [SHAPE [FOLDER]]. Where there are two GPUs, on both too, and what sums over them take.
 set -euo pipefail
 cd "$(dirname "$0")"
+gunzip -f ./*.gz 2>/dev/null || true # packed, if nothing has run yet
 shape=${1:-qwen3-4b} folder=${2:-${TMPDIR:-/tmp}/ferrum-random}
 cublas=$(python3 -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${cublas:+:$cublas}

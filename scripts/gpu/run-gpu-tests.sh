@@ -2,6 +2,7 @@
 # Every test that needs a GPU, from a bundle (make gpu-bundle): no Rust is needed here.
 set -uo pipefail
 cd "$(dirname "$0")"
+gunzip -f ./*.gz 2>/dev/null || true # packed, if nothing has run yet
 # cuBLASLt comes with a CUDA installation, or with the Python package nvidia-cublas.
 cublas=$(python3 -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
 export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${cublas:+:$cublas}
