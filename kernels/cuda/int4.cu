@@ -13,16 +13,11 @@
 
 constexpr int UNIT = 64;
 
-// Levels as a power of two plus the level.
-template <typename X> struct Magic;
-template <> struct Magic<bf16> {
-    static constexpr uint32_t BITS = 0x43004300;   // 128: its last place is 1
-    static constexpr float VALUE = 128.f;
-};
-template <> struct Magic<f16> {
-    static constexpr uint32_t BITS = 0x64006400;   // 1024
-    static constexpr float VALUE = 1024.f;
-};
+// A power of two whose last place is 1: with a small number in its lowest bits it is that much more.
+template <typename X> constexpr uint32_t MAGIC = 0;
+template <> constexpr uint32_t MAGIC<bf16> = 0x4300;   // 128
+template <> constexpr uint32_t MAGIC<f16> = 0x6400;    // 1024
+constexpr uint32_t BOTH = 0x10001;                     // a number of 16 bits into both halves
 
 __device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b, bf16) {
     __nv_bfloat162 x = *reinterpret_cast<__nv_bfloat162*>(&a), y = *reinterpret_cast<__nv_bfloat162*>(&b);
@@ -41,7 +36,7 @@ template <typename X>
 __device__ __forceinline__ void unpack(uint32_t word, const uint32_t (&zero)[2], uint32_t (&a)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-        a[i] = subtract(((word >> (4 * i)) & 0x000f000f) | Magic<X>::BITS, zero[i % 2], X());
+        a[i] = subtract(((word >> (4 * i)) & 0x000f000f) | MAGIC<X> * BOTH, zero[i % 2], X());
 }
 
 __device__ __forceinline__ uint4 load_levels(const uint4* p) {
@@ -55,32 +50,33 @@ __device__ __forceinline__ uint4 load_levels(const uint4* p) {
 
 struct Weight {
     const uint4* levels;
-    const __half2* scales;
-    const uchar2* zeros;   // null: 8 everywhere
+    const uint32_t* scales;
+    const uint16_t* zeros;   // null: 8 everywhere
     int tiles, units;
 };
 
-// Scales and zero levels of a group, for rows g and g + 8.
+// Scales and zero levels of a group as they are stored, for rows g and g + 8: a load that is looked at is waited for.
 struct Group {
-    __half2 scale;
-    uchar2 zero;
+    uint32_t scale;
+    uint32_t zero;
 };
 
-template <int G> __device__ __forceinline__ Group load_group(const Weight& w, int tile, int group, int g) {
-    const size_t at = (size_t(tile) * (w.units * UNIT / G) + group) * 8 + g;
-    return {__ldg(w.scales + at), w.zeros ? __ldg(w.zeros + at) : make_uchar2(8, 8)};
+template <int G> __device__ __forceinline__ void load_group(const Weight& w, int tile, int at, int g, Group& group) {
+    const size_t index = (size_t(tile) * (w.units * UNIT / G) + at) * 8 + g;
+    group.scale = __ldg(w.scales + index);
+    group.zero = 0x808;
+    if (w.zeros) group.zero = __ldg(w.zeros + index);
 }
 
 template <typename X> __device__ __forceinline__ void offsets(const Group& group, uint32_t (&zero)[2]) {
-    const float low = Magic<X>::VALUE + group.zero.x, high = Magic<X>::VALUE + group.zero.y;
-    zero[0] = pack2<X>(low, low);
-    zero[1] = pack2<X>(high, high);
+    zero[0] = ((group.zero & 0xff) + MAGIC<X>) * BOTH;
+    zero[1] = ((group.zero >> 8) + MAGIC<X>) * BOTH;
 }
 
 // sum += scale * part, which becomes zero.
 template <int NT>
 __device__ __forceinline__ void add_group(float (&sum)[NT][4], float (&part)[NT][4], const Group& group) {
-    const float2 scale = __half22float2(group.scale);
+    const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(&group.scale));
 #pragma unroll
     for (int j = 0; j < NT; ++j)
 #pragma unroll
@@ -99,101 +95,6 @@ __device__ __forceinline__ void store_result(void* out, bool exact, size_t at, f
     if (exact) static_cast<float*>(out)[at] = x;
     else static_cast<f16*>(out)[at] = from_float<f16>(x);
 }
-
-constexpr int CHUNK = 8;   // units that a warp takes at once, whatever the tile: so a result depends on its row alone
-
-// Up to 8 * NT rows. A block makes 16 * MT columns, its warps share out the chunks of k. Levels of the first chunk are on
-// their way before the predecessor has ended.
-template <typename X, int MT, int NT, int G>
-__device__ __forceinline__ void few_rows(
-    const X* __restrict__ x, const Weight& weight, const float* bias, int rows, int n, int k, int stride, bool exact, void* out) {
-    constexpr int UNITS = CHUNK / MT, GROUPS = UNITS * UNIT / G;   // of a part of a chunk
-    extern __shared__ float partial[];   // (warps, 8 * NT, 16 * MT + 1)
-    const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int tile0 = blockIdx.x * MT, units = weight.units;
-    release_successor();
-    int tile[MT];
-    const uint4* levels[MT];
-#pragma unroll
-    for (int m = 0; m < MT; ++m) {
-        tile[m] = min(tile0 + m, weight.tiles - 1);
-        levels[m] = weight.levels + size_t(tile[m]) * units * 32 + lane;
-    }
-    // The first unit of part `part` of what this warp takes.
-    auto first_unit = [&](int part) { return (warp + part / MT * warps) * CHUNK + part % MT * UNITS; };
-    uint4 word[UNITS][MT];
-    Group group[GROUPS][MT];
-    auto fetch_word = [&](int first, int u, int m) {
-        word[u][m] = first + u < units ? load_levels(levels[m] + size_t(first + u) * 32) : make_uint4(0, 0, 0, 0);
-    };
-    auto fetch_group = [&](int first, int i, int m) {
-        const int at = first * UNIT / G + i;
-        group[i][m] = at < units * UNIT / G ? load_group<G>(weight, tile[m], at, g) : Group{__half2(), make_uchar2(8, 8)};
-    };
-    int first = first_unit(0);
-#pragma unroll
-    for (int u = 0; u < UNITS; ++u)
-#pragma unroll
-        for (int m = 0; m < MT; ++m) fetch_word(first, u, m);
-#pragma unroll
-    for (int i = 0; i < GROUPS; ++i)
-#pragma unroll
-        for (int m = 0; m < MT; ++m) fetch_group(first, i, m);
-    await_predecessor();
-    float sum[MT][NT][4] = {}, part[MT][NT][4] = {};
-    for (int index = 0; first < units; ++index) {
-        const int next = first_unit(index + 1);
-#pragma unroll
-        for (int u = 0; u < UNITS; ++u) {
-#pragma unroll
-            for (int h = 0; h < 2; ++h) {
-                const int at = (first + u) * UNIT + 32 * h + 8 * t;
-                uint4 b[NT];
-#pragma unroll
-                for (int j = 0; j < NT; ++j)
-                    b[j] = at < k && 8 * j + g < rows ? *reinterpret_cast<const uint4*>(x + size_t(8 * j + g) * k + at)
-                                                      : make_uint4(0, 0, 0, 0);
-#pragma unroll
-                for (int m = 0; m < MT; ++m) {
-                    const Group& of = group[(u * UNIT + 32 * h) / G][m];
-                    uint32_t zero[2], a[4];
-                    offsets<X>(of, zero);
-                    unpack<X>(h ? word[u][m].z : word[u][m].x, zero, a);
-#pragma unroll
-                    for (int j = 0; j < NT; ++j) mma<X>(part[m][j], a, b[j].x, b[j].y);
-                    unpack<X>(h ? word[u][m].w : word[u][m].y, zero, a);
-#pragma unroll
-                    for (int j = 0; j < NT; ++j) mma<X>(part[m][j], a, b[j].z, b[j].w);
-                    if ((u * UNIT + 32 * h + 32) % G == 0) {
-                        add_group<NT>(sum[m], part[m], of);
-                        fetch_group(next, (u * UNIT + 32 * h) / G, m);
-                    }
-                }
-            }
-#pragma unroll
-            for (int m = 0; m < MT; ++m) fetch_word(next, u, m);
-        }
-        first = next;
-    }
-    constexpr int WIDTH = 16 * MT + 1;
-#pragma unroll
-    for (int m = 0; m < MT; ++m)
-#pragma unroll
-        for (int j = 0; j < NT; ++j)
-#pragma unroll
-            for (int i = 0; i < 4; ++i)
-                partial[(warp * 8 * NT + 8 * j + 2 * t + i % 2) * WIDTH + 16 * m + g + i / 2 * 8] = sum[m][j][i];
-    __syncthreads();
-    for (int i = threadIdx.x; i < rows * 16 * MT; i += blockDim.x) {
-        const int row = i / (16 * MT), column = i % (16 * MT), col = tile0 * 16 + column;
-        if (col >= n) continue;
-        float total = 0.f;
-        for (int v = 0; v < warps; ++v) total += partial[(v * 8 * NT + row) * WIDTH + column];
-        store_result(out, exact, size_t(row) * stride + col, total + (bias ? bias[col] : 0.f), X());
-    }
-}
-
-constexpr int ROWS = 64, COLUMNS = 128, STAGES = 4;   // of a block with 8 warps
 
 __device__ __forceinline__ unsigned shared_address(const void* p) { return unsigned(__cvta_generic_to_shared(p)); }
 
@@ -227,6 +128,97 @@ __device__ __forceinline__ float load_of(const float* p, unsigned rank) {
     return x;
 }
 
+constexpr int CHUNK = 8;   // units that a warp takes at once
+
+// Up to 8 * NT rows. A cluster of `slices` blocks makes 16 columns, its warps share out the chunks of k. Levels of
+// the first chunk are on their way before the predecessor has ended. Products go to two sums in turn, as each waits for the
+// one before.
+template <typename X, int NT, int G>
+__device__ __forceinline__ void few_rows(const X* __restrict__ x, const Weight& weight, const float* bias, int rows,
+    int n, int k, int stride, bool exact, int slices, void* out) {
+    constexpr int GROUPS = CHUNK * UNIT / G, WIDTH = 17;
+    extern __shared__ float partial[];   // (warps, 8 * NT, WIDTH)
+    const int warps = blockDim.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int rank = slices > 1 ? cluster_rank() : 0, warp = threadIdx.x / 32;
+    const int tile = blockIdx.x / slices, units = weight.units;
+    release_successor();
+    const uint4* levels = weight.levels + size_t(tile) * units * 32 + lane;
+    uint4 word[CHUNK];
+    Group group[GROUPS];
+    auto fetch_word = [&](int first, int u) {
+        word[u] = first + u < units ? load_levels(levels + size_t(first + u) * 32) : make_uint4(0, 0, 0, 0);
+    };
+    auto fetch_group = [&](int first, int i) {
+        const int at = first * UNIT / G + i;
+        if (at < units * UNIT / G) load_group<G>(weight, tile, at, g, group[i]);
+    };
+    const int first_unit = (rank * warps + warp) * CHUNK, stride_units = warps * slices * CHUNK;
+#pragma unroll
+    for (int u = 0; u < CHUNK; ++u) fetch_word(first_unit, u);
+#pragma unroll
+    for (int i = 0; i < GROUPS; ++i) {
+        group[i] = {0, 0x808};
+        fetch_group(first_unit, i);
+    }
+    await_predecessor();
+    float sum[NT][4] = {}, even[NT][4] = {}, odd[NT][4] = {};
+    for (int first = first_unit; first < units; first += stride_units) {
+        const int next = first + stride_units;
+#pragma unroll
+        for (int u = 0; u < CHUNK; ++u) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int at = (first + u) * UNIT + 32 * h + 8 * t;
+                uint4 b[NT];
+#pragma unroll
+                for (int j = 0; j < NT; ++j)
+                    b[j] = at < k && 8 * j + g < rows ? *reinterpret_cast<const uint4*>(x + size_t(8 * j + g) * k + at)
+                                                      : make_uint4(0, 0, 0, 0);
+                const Group& of = group[(u * UNIT + 32 * h) / G];
+                uint32_t zero[2], a[4], c[4];
+                offsets<X>(of, zero);
+                unpack<X>(h ? word[u].z : word[u].x, zero, a);
+                unpack<X>(h ? word[u].w : word[u].y, zero, c);
+#pragma unroll
+                for (int j = 0; j < NT; ++j) mma<X>(even[j], a, b[j].x, b[j].y);
+#pragma unroll
+                for (int j = 0; j < NT; ++j) mma<X>(odd[j], c, b[j].z, b[j].w);
+                if ((u * UNIT + 32 * h + 32) % G == 0) {
+                    add_group<NT>(sum, even, of);
+                    add_group<NT>(sum, odd, of);
+                    fetch_group(next, (u * UNIT + 32 * h) / G);
+                }
+            }
+            fetch_word(next, u);
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < NT; ++j)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+            partial[(warp * 8 * NT + 8 * j + 2 * t + i % 2) * WIDTH + g + i / 2 * 8] = sum[j][i];
+    __syncthreads();
+    for (int i = threadIdx.x; i < rows * 16; i += blockDim.x) {
+        const int row = i / 16, column = i % 16, col = tile * 16 + column;
+        float total = 0.f;
+        for (int v = 0; v < warps; ++v) total += partial[(v * 8 * NT + row) * WIDTH + column];
+        if (slices > 1) partial[row * WIDTH + column] = total;
+        else if (col < n) store_result(out, exact, size_t(row) * stride + col, total + (bias ? bias[col] : 0.f), X());
+    }
+    if (slices == 1) return;
+    cluster_barrier();
+    for (int i = rank * blockDim.x + threadIdx.x; i < rows * 16; i += slices * blockDim.x) {
+        const int row = i / 16, column = i % 16, col = tile * 16 + column;
+        if (col >= n) continue;
+        float total = 0.f;
+        for (int v = 0; v < slices; ++v) total += load_of(partial + row * WIDTH + column, v);
+        store_result(out, exact, size_t(row) * stride + col, total + (bias ? bias[col] : 0.f), X());
+    }
+    cluster_barrier();   // nobody leaves while its sums are read
+}
+
+constexpr int COLUMNS = 128, STAGES = 4;   // of a block with 8 warps
+
 // A tile of 8 * NT rows and 128 columns a block: 16 weight rows a warp. x comes through shared memory, levels straight
 // into registers. `slices` blocks of a cluster share out k; each then adds up some of the rows.
 template <typename X, int NT, int G>
@@ -247,12 +239,12 @@ __device__ __forceinline__ void more_rows(const X* __restrict__ x, const Weight&
     constexpr int GROUPS = G == 32 ? 2 : 1;   // of a unit
     uint4 word[AHEAD];
     Group group[AHEAD][GROUPS];
+    // Past the end is what lies there, which nobody uses.
     auto fetch_word = [&](int slot, int unit) {
-        const bool there = unit < end_unit;
-        word[slot] = there ? load_levels(levels + size_t(unit) * 32) : make_uint4(0, 0, 0, 0);
+        unit = min(unit, weight.units - 1);
+        word[slot] = load_levels(levels + size_t(unit) * 32);
 #pragma unroll
-        for (int i = 0; i < GROUPS; ++i)
-            group[slot][i] = there ? load_group<G>(weight, tile, unit * UNIT / G + i, g) : Group{__half2(), make_uchar2(8, 8)};
+        for (int i = 0; i < GROUPS; ++i) load_group<G>(weight, tile, unit * UNIT / G + i, g, group[slot][i]);
     };
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) fetch_word(i, begin_unit + i);
@@ -278,27 +270,29 @@ __device__ __forceinline__ void more_rows(const X* __restrict__ x, const Weight&
             __syncthreads();
             fetch_x(unit + STAGES - 1);
             if (unit >= end_unit) continue;
-            const uint4 levels_now = word[i];
-            Group group_now[GROUPS];
-#pragma unroll
-            for (int v = 0; v < GROUPS; ++v) group_now[v] = group[i][v];
-            fetch_word(i, unit + AHEAD);
             const unsigned char* from = memory + unit % STAGES * STAGE_BYTES;
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const Group of = group_now[h * GROUPS / 2];
+                const Group& of = group[i][h * GROUPS / 2];
                 uint32_t zero[2], first[4], second[4];
                 offsets<X>(of, zero);
-                unpack<X>(h ? levels_now.z : levels_now.x, zero, first);
-                unpack<X>(h ? levels_now.w : levels_now.y, zero, second);
+                unpack<X>(h ? word[i].z : word[i].x, zero, first);
+                unpack<X>(h ? word[i].w : word[i].y, zero, second);
 #pragma unroll
-                for (int j = 0; j < NT; ++j) {
-                    const uint4 b = *reinterpret_cast<const uint4*>(from + (8 * j + g) * 128 + ((4 * h + t) ^ (g % 2 * 4)) * 16);
-                    mma<X>(part[j], first, b.x, b.y);
-                    mma<X>(part[j], second, b.z, b.w);
+                for (int j0 = 0; j0 < NT; j0 += 4) {   // four sums in turn, as each waits for its last product
+                    uint4 b[4];
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+                        b[j] = *reinterpret_cast<const uint4*>(
+                            from + (8 * (j0 + j) + g) * 128 + ((4 * h + t) ^ (g % 2 * 4)) * 16);
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) mma<X>(part[j0 + j], first, b[j].x, b[j].y);
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) mma<X>(part[j0 + j], second, b[j].z, b[j].w);
                 }
                 if (G == 32 || (h == 1 && (G == 64 || unit % 2 == 1))) add_group<NT>(sum, part, of);
             }
+            fetch_word(i, unit + AHEAD);
         }
     }
     asm volatile("cp.async.wait_group 0;");
@@ -323,21 +317,20 @@ __device__ __forceinline__ void more_rows(const X* __restrict__ x, const Weight&
     if (slices > 1) cluster_barrier();   // nobody leaves while its sums are read
 }
 
-#define FEW(X, MT, NT, G)                                                                                          \
-    extern "C" __global__ void __launch_bounds__(512)                                                              \
-    int4_few_##MT##_##NT##_g##G##_##X(const X* x, const uint4* levels, const __half2* scales, const uchar2* zeros, \
-        const float* bias, int rows, int n, int k, int stride, int exact, void* out) {                             \
-        const Weight weight = {levels, scales, zeros, (n + 15) / 16, (k + UNIT - 1) / UNIT};                       \
-        few_rows<X, MT, NT, G>(x, weight, bias, rows, n, k, stride, exact, out);                                   \
-    }
-#define MORE(X, NT, G)                                                                                             \
+#define FEW(X, NT, G)                                                                                              \
     extern "C" __global__ void __launch_bounds__(256, 2)                                                           \
-    int4_more_##NT##_g##G##_##X(const X* x, const uint4* levels, const __half2* scales, const uchar2* zeros,       \
+    int4_few_##NT##_g##G##_##X(const X* x, const uint4* levels, const uint32_t* scales, const uint16_t* zeros,     \
         const float* bias, int rows, int n, int k, int stride, int exact, int slices, void* out) {                 \
         const Weight weight = {levels, scales, zeros, (n + 15) / 16, (k + UNIT - 1) / UNIT};                       \
-        more_rows<X, NT, G>(x, weight, bias, rows, n, k, stride, exact, slices, out);                              \
+        few_rows<X, NT, G>(x, weight, bias, rows, n, k, stride, exact, slices, out);                               \
     }
 #define DEFINE(X, G)                                                                                               \
-    FEW(X, 1, 1, G) FEW(X, 2, 1, G) FEW(X, 1, 2, G) FEW(X, 2, 2, G) MORE(X, 4, G) MORE(X, 8, G)
+    FEW(X, 1, G) FEW(X, 2, G)                                                                                      \
+    extern "C" __global__ void __launch_bounds__(256, 2)                                                           \
+    int4_more_g##G##_##X(const X* x, const uint4* levels, const uint32_t* scales, const uint16_t* zeros,           \
+        const float* bias, int rows, int n, int k, int stride, int exact, int slices, void* out) {                 \
+        const Weight weight = {levels, scales, zeros, (n + 15) / 16, (k + UNIT - 1) / UNIT};                       \
+        more_rows<X, 4, G>(x, weight, bias, rows, n, k, stride, exact, slices, out);                               \
+    }
 DEFINE(bf16, 32) DEFINE(bf16, 64) DEFINE(bf16, 128) DEFINE(f16, 32) DEFINE(f16, 64) DEFINE(f16, 128)
 #undef DEFINE

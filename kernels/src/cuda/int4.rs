@@ -17,7 +17,7 @@ use crate::{
 /// Rows of a product that a block makes at once, its warps sharing out k.
 const FEW_ROWS: usize = 16;
 /// Rows above which a weight is better dequantized into scratch memory and multiplied by cuBLASLt.
-const DENSE_ROWS: usize = 192;
+const DENSE_ROWS: usize = 64;
 /// Rows of x that are brought into the order of a weight's columns at once.
 const ORDERED_ROWS: usize = 256;
 /// Weight rows of a tile, columns of a unit, units of a chunk: as in int4.cu.
@@ -25,8 +25,9 @@ const TILE: usize = 16;
 const UNIT: usize = 64;
 const CHUNK: usize = 8;
 /// Most warps of a block of few rows.
-const WARPS: usize = 16;
-/// Columns and threads of a block of more rows.
+const WARPS: usize = 8;
+/// Rows, columns and threads of a block of more rows.
+const MORE_ROWS: usize = 32;
 const COLUMNS: usize = 128;
 const THREADS: usize = 256;
 
@@ -262,11 +263,8 @@ impl CudaBackend {
             .int(part.rows)
             .int(part.cols)
             .int(n)
-            .int(usize::from(out == Element::F32));
-        let launch = match rows.len() {
-            ..=FEW_ROWS => launch,
-            _ => launch.int(shape.slices),
-        };
+            .int(usize::from(out == Element::F32))
+            .int(shape.slices);
         let first = (rows.start * n + part.first_row) * out.size();
         launch.wide(product.out.address() + first as u64).run()
     }
@@ -275,27 +273,27 @@ impl CudaBackend {
     fn few(&self, part: &Part, rows: usize) -> Shape {
         let tiles = part.rows.div_ceil(TILE);
         let rows_of_8 = rows.div_ceil(8);
-        // Two tiles share what is read of x, where there are enough for all multiprocessors.
-        let tiles_a_block = if rows > 4 && tiles >= 2 * self.device.facts.num_sms {
-            2
-        } else {
-            1
-        };
+        // All but how many rows there are depends on the weight alone, so that a row's bits do. Where the warps of a block
+        // would have many chunks each, a cluster shares them.
         let chunks = part.units().div_ceil(CHUNK);
-        let warps = chunks.div_ceil(chunks.div_ceil(WARPS));
+        let slices = match self.device.facts.capability >= (9, 0) {
+            true => chunks.div_ceil(2 * WARPS).next_power_of_two().min(4),
+            false => 1,
+        };
+        let share = chunks.div_ceil(slices);
+        let warps = share.div_ceil(share.div_ceil(WARPS));
         Shape {
-            kernel: format!("int4_few_{tiles_a_block}_{rows_of_8}"),
-            grid: (tiles.div_ceil(tiles_a_block), 1),
+            kernel: format!("int4_few_{rows_of_8}"),
+            grid: (tiles * slices, 1),
             threads: 32 * warps,
-            shared_bytes: 4 * warps * 8 * rows_of_8 * (TILE * tiles_a_block + 1),
-            slices: 1,
+            shared_bytes: 4 * warps * 8 * rows_of_8 * (TILE + 1),
+            slices,
         }
     }
 
     /// Blocks for any number of rows.
     fn more(&self, part: &Part, rows: usize) -> Shape {
-        let tile_rows = if rows <= 32 { 32 } else { 64 };
-        let (columns, row_tiles) = (part.rows.div_ceil(COLUMNS), rows.div_ceil(tile_rows));
+        let (columns, row_tiles) = (part.rows.div_ceil(COLUMNS), rows.div_ceil(MORE_ROWS));
         // Blocks of a cluster share out k until every multiprocessor has one, each at least two chunks.
         let most = match self.device.facts.capability >= (9, 0) {
             true => (part.units() / (2 * CHUNK)).clamp(1, 8),
@@ -305,7 +303,7 @@ impl CudaBackend {
         let slices = wanted.min(most).next_power_of_two();
         let slices = if slices > most { slices / 2 } else { slices };
         Shape {
-            kernel: format!("int4_more_{}", tile_rows / 8),
+            kernel: "int4_more".to_owned(),
             grid: (columns * slices, row_tiles),
             threads: THREADS,
             shared_bytes: 0,

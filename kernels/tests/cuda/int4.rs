@@ -14,7 +14,7 @@ const FORMATS: [WeightFormat; 3] = [
     WeightFormat::Int4G128,
 ];
 /// Above these rows weights are dequantized to the element type.
-const MOST_EXACT_ROWS: usize = 192;
+const MOST_EXACT_ROWS: usize = 64;
 
 /// All zero levels 8, as symmetric quantizers have them.
 fn symmetric(mut tensor: HostTensor) -> HostTensor {
