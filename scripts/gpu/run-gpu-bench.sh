@@ -21,6 +21,9 @@ PY
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 echo "device copy: $copy GB/s (read and written)"
 ./cuda-step "$folder/$shape" "$copy"
+# The same shape at 4 bits.
+[[ -f $folder/$shape-gptq/model.safetensors ]] || python3 random_checkpoint.py --gptq "$shape" "$folder/$shape-gptq"
+./cuda-step "$folder/$shape-gptq" "$copy"
 if [[ $(nvidia-smi --list-gpus | wc -l) -ge 2 ]]; then
     ./cuda-step "$folder/$shape" "$copy" 2
     ./cuda-collective 2
