@@ -259,3 +259,40 @@ async fn a_change_of_an_engine_setting_reaches_the_pods() -> Result<()> {
     })
     .await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_without_replicas_answers_the_first_request_and_goes_back_to_none() -> Result<()> {
+    Chart::shared().await?;
+    with_temp_ns(|client, namespace| async move {
+        let url = endpoint(&client).await?;
+        let name = format!("resting-{namespace}");
+        let autoscaling = json!({"minReplicas": 0, "maxReplicas": 2, "scaleDownDelaySeconds": 1});
+        let manifest = sim(
+            "resting",
+            json!({"servedNames": [name], "autoscaling": autoscaling}),
+        );
+        serve(&client, &namespace, &manifest, 0).await?;
+        for _ in 0..3 {
+            let asked = Instant::now();
+            let request = ChatRequest {
+                model: &name,
+                prompt: PROMPT,
+                max_tokens: 1,
+                stream: true,
+            };
+            let outcome = chat(&reqwest::Client::new(), &url, &request).await;
+            ensure!(matches!(outcome, Outcome::Complete { .. }), "{outcome:?}");
+            let total = asked.elapsed().as_secs_f64();
+            let models: Api<FerrumModel> = Api::namespaced(client.clone(), &namespace);
+            let start = models
+                .get("resting")
+                .await?
+                .status
+                .and_then(|status| status.cold_start);
+            println!("from zero to a token: {total:.2} s, of which {start:?}");
+            await_settled(&client, &namespace, "resting", 0).await?;
+        }
+        Ok(())
+    })
+    .await
+}

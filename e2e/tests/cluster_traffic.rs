@@ -1,7 +1,7 @@
 //! What clients notice while the cluster does what clusters do: nothing.
 //!
-//! Twenty official clients, half of them streaming, ask two replicas all the time. Simulated engines, so that what is
-//! seen is the operator, the router and the cluster.
+//! Twenty official clients, half of them streaming, ask two replicas of SmolLM2 all the time; where many replicas are
+//! needed, or what one pod was sent is counted, simulated ones.
 #![cfg(feature = "cluster")]
 #![allow(clippy::print_stdout)] // the table is what the test shows, with --nocapture
 
@@ -12,15 +12,16 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ferrum_e2e::{
+    client::{ChatRequest, Outcome, chat},
     cluster::{
         CHART_NAMESPACE, Chart, eventually, freeze_api_server, kill_container,
-        models::{PATIENCE, await_settled, endpoint, engines, patch_spec, serve, sim},
+        models::{PATIENCE, await_settled, endpoint, engines, merge, model, patch_spec, serve, sim},
         thaw_api_server, with_temp_ns,
     },
     traffic::{CLIENTS, Traffic},
 };
 use kube::{Client, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 const MODEL: &str = "steady";
@@ -30,11 +31,40 @@ const MODEL: &str = "steady";
 struct Scene {
     client: Client,
     namespace: String,
+    served: String,
+}
+
+/// What answers.
+#[derive(Clone, Copy)]
+enum Engines {
+    SmolLm2,
+    Simulated,
+}
+
+impl Engines {
+    fn manifest(self, served: &str) -> Value {
+        let spec = json!({"replicas": 2, "servedNames": [served]});
+        match self {
+            Self::Simulated => sim(MODEL, spec),
+            Self::SmolLm2 => {
+                let mut manifest = model(MODEL, "hf://HuggingFaceTB/SmolLM2-135M-Instruct@main");
+                // Small: this machine holds the whole cluster, its clients and up to three of these.
+                let engine = json!({"maxModelLen": 512, "maxNumSeqs": 32, "kvCacheMemory": "128Mi"});
+                let resources = json!({"requests": {"cpu": "20m", "memory": "256Mi"}});
+                merge(&mut manifest["spec"], spec);
+                merge(
+                    &mut manifest["spec"],
+                    json!({"engine": engine, "podTemplate": {"resources": resources}}),
+                );
+                manifest
+            }
+        }
+    }
 }
 
 /// Runs `event` under traffic, `replicas` before and after it, and prints a row of the table. Fails when a request
 /// failed, streams that a killed pod had begun aside.
-async fn under_traffic<E, F>(what: &'static str, killed_pods: u64, event: E) -> Result<()>
+async fn under_traffic<E, F>(what: &'static str, engines: Engines, killed_pods: u64, event: E) -> Result<()>
 where
     E: FnOnce(Scene) -> F + Send + 'static,
     F: Future<Output = Result<()>> + Send + 'static,
@@ -42,14 +72,15 @@ where
     Chart::shared().await?;
     with_temp_ns(move |client, namespace| async move {
         let served = format!("{MODEL}-{namespace}");
-        let model = sim(MODEL, json!({"replicas": 2, "servedNames": [served]}));
-        serve(&client, &namespace, &model, 2).await?;
-        let traffic = Traffic::start(&endpoint(&client).await?, &served).await?;
+        serve(&client, &namespace, &engines.manifest(&served), 2).await?;
+        let endpoint = endpoint(&client).await?;
+        let traffic = Traffic::start(&endpoint, &served).await?;
         // Before, so that connections are open and every client has asked.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let scene = Scene {
             client: client.clone(),
             namespace: namespace.clone(),
+            served,
         };
         let begun = Instant::now();
         let done = event(scene).await;
@@ -101,7 +132,7 @@ impl Scene {
         self.settled(2).await
     }
 
-    async fn patch(&self, spec: serde_json::Value) -> Result<()> {
+    async fn patch(&self, spec: Value) -> Result<()> {
         patch_spec(&self.client, &self.namespace, MODEL, spec).await
     }
 
@@ -126,6 +157,58 @@ impl Scene {
     async fn first_engine(&self) -> Result<String> {
         let pods = engines(&self.client, &self.namespace, MODEL).await?;
         Ok(pods.first().context("an engine")?.name_any())
+    }
+}
+
+/// An engine that is about to go.
+#[derive(Clone)]
+struct Going {
+    name: String,
+    url: String,
+}
+
+impl Going {
+    async fn new(scene: &Scene) -> Result<Self> {
+        let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
+        let pod = pods.first().context("an engine")?;
+        let address = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+        Ok(Self {
+            name: pod.name_any(),
+            url: format!("http://{}:8080", address.context("an address")?),
+        })
+    }
+
+    /// 800 tokens, 10 ms each, from this very pod.
+    async fn long_answer(self, served: String) -> Result<()> {
+        let request = ChatRequest {
+            model: &served,
+            prompt: "Count to 800.",
+            max_tokens: 800,
+            stream: true,
+        };
+        match chat(&reqwest::Client::new(), &self.url, &request).await {
+            Outcome::Complete { .. } => Ok(()),
+            other => bail!("the long answer: {other:?}"),
+        }
+    }
+
+    /// Requests that it has been sent: answered, refused, or under way.
+    async fn received(&self) -> Result<u64> {
+        let text = reqwest::get(format!("{}/metrics", self.url))
+            .await?
+            .text()
+            .await?;
+        let counted = [
+            "ferrum_engine_requests_total",
+            "ferrum_engine_errors_total",
+            "ferrum_engine_running_requests",
+            "ferrum_engine_waiting_requests",
+        ];
+        let values = text
+            .lines()
+            .filter(|line| counted.iter().any(|name| line.starts_with(name)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        Ok(values.sum())
     }
 }
 
@@ -157,11 +240,11 @@ async fn restart(deployment: &str) -> Result<()> {
 
 /// A test for each event: they share one cluster, so they run one after another (`--test-threads=1`).
 macro_rules! events {
-    ($($test:ident, $what:literal, $killed:literal, $event:expr;)*) => {$(
+    ($($test:ident, $what:literal, $engines:ident, $killed:literal, $event:expr;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $test() -> Result<()> {
             let _alone = ALONE.lock().await;
-            under_traffic($what, $killed, $event).await
+            under_traffic($what, Engines::$engines, $killed, $event).await
         }
     )*};
 }
@@ -169,11 +252,11 @@ macro_rules! events {
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 events! {
-    a_changed_engine_setting_fails_no_request, "engine setting changed", 0, |scene| async move {
+    a_changed_engine_setting_fails_no_request, "engine setting changed", SmolLm2, 0, |scene| async move {
         scene.patch(json!({"engine": {"maxNumSeqs": 16}})).await?;
         scene.settled(2).await
     };
-    a_changed_image_fails_no_request, "rolling change of the engine's image", 0, |scene| async move {
+    a_changed_image_fails_no_request, "rolling change of the engine's image", SmolLm2, 0, |scene| async move {
         // The image is the operator's setting; the same content under another name.
         let mut chart = Chart::shared().await?;
         chart.arguments.push("--set-string=images.engineCpu.tag=next".to_owned());
@@ -185,19 +268,19 @@ events! {
         scene.image(":0.1.0").await?;
         scene.settled(2).await
     };
-    scaling_up_and_down_fails_no_request, "scale 2 -> 4 -> 1", 0, |scene| async move {
+    scaling_up_and_down_fails_no_request, "scale 2 -> 4 -> 1", Simulated, 0, |scene| async move {
         scene.patch(json!({"replicas": 4})).await?;
         scene.settled(4).await?;
         scene.patch(json!({"replicas": 1})).await?;
         scene.settled(1).await
     };
-    standing_at_zero_for_a_while_fails_no_request, "scale to 0 and back", 0, |scene| async move {
+    standing_at_zero_for_a_while_fails_no_request, "scale to 0 and back", SmolLm2, 0, |scene| async move {
         scene.patch(json!({"replicas": 0})).await?;
         scene.settled(0).await?;
         scene.patch(json!({"replicas": 2})).await?;
         scene.settled(2).await
     };
-    a_drained_node_fails_no_request, "drain of a node", 0, |scene| async move {
+    a_drained_node_fails_no_request, "drain of a node", SmolLm2, 0, |scene| async move {
         let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
         let node = pods.first().and_then(|pod| pod.spec.as_ref()?.node_name.clone()).context("a node")?;
         let drain = ["drain", &node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"];
@@ -207,23 +290,44 @@ events! {
         drained?;
         settled
     };
-    a_deleted_pod_fails_no_request, "deletion of a pod", 0, |scene| async move {
+    a_deleted_pod_fails_no_request, "deletion of a pod", SmolLm2, 0, |scene| async move {
         let pod = scene.first_engine().await?;
         kubectl(&["delete", "pod", &pod, "--namespace", &scene.namespace, "--wait=true"]).await?;
         scene.settled(2).await
     };
-    a_killed_engine_fails_only_streams_that_it_had_begun, "kill -9 of an engine", 1, |scene| async move {
+    a_pod_that_is_going_gets_no_request_after_a_second, "deletion of a pod that answers for 8 s more", Simulated, 0, |scene| async move {
+        let going = Going::new(&scene).await?;
+        let pod = going.name.clone();
+        let long = tokio::spawn(going.clone().long_answer(scene.served.clone()));
+        eventually("the long answer has begun", PATIENCE, || async {
+            ensure!(going.received().await? > 0, "nothing yet");
+            Ok(())
+        })
+        .await?;
+        kubectl(&["delete", "pod", &pod, "--namespace", &scene.namespace, "--wait=false"]).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let after_a_second = going.received().await?;
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = going.received().await?;
+            ensure!(now <= after_a_second, "{pod}: {} requests more", now - after_a_second);
+        }
+        long.await??;
+        scene.settled(2).await
+    };
+    a_killed_engine_fails_only_streams_that_it_had_begun, "kill -9 of an engine", SmolLm2, 1, |scene| async move {
         let pods = engines(&scene.client, &scene.namespace, MODEL).await?;
         let statuses = pods.first().and_then(|pod| pod.status.as_ref()?.container_statuses.clone());
         let id = statuses.and_then(|statuses| statuses.first()?.container_id.clone()).context("a container")?;
         kill_container(&id).await?;
         scene.ready_again().await
     };
-    a_restarted_operator_fails_no_request, "restart of the operator", 0, |scene| async move {
+    a_restarted_operator_fails_no_request, "restart of the operator", SmolLm2, 0, |scene| async move {
         restart("ferrum-operator").await?;
         scene.settled(2).await
     };
-    a_lost_leader_fails_no_request, "loss of the leader", 0, |scene| async move {
+    a_lost_leader_fails_no_request, "loss of the leader", SmolLm2, 0, |scene| async move {
         let holder = ["get", "lease", "ferrum-operator", "--namespace", CHART_NAMESPACE, "-o", "jsonpath={.spec.holderIdentity}"];
         let leader = kubectl(&holder).await?;
         ensure!(!leader.is_empty(), "no leader");
@@ -236,11 +340,11 @@ events! {
         ensure!(kubectl(&holder).await? != leader, "the dead operator still leads");
         Ok(())
     };
-    restarted_routers_fail_no_request, "restart of both routers", 0, |scene| async move {
+    restarted_routers_fail_no_request, "restart of both routers", SmolLm2, 0, |scene| async move {
         restart("ferrum-router").await?;
         scene.settled(2).await
     };
-    an_unreachable_api_server_fails_no_request, "30 s without the API server", 0, |scene| async move {
+    an_unreachable_api_server_fails_no_request, "30 s without the API server", SmolLm2, 0, |scene| async move {
         freeze_api_server().await?;
         tokio::time::sleep(Duration::from_secs(30)).await;
         thaw_api_server().await?;
