@@ -84,7 +84,9 @@ def up(settings: Settings, _: argparse.Namespace) -> int:
             node.start_node(settings, binaries, number)
         control_plane.start_network(settings, binaries)
         control_plane.create_objects(settings, binaries)
-        ready = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=1s"]
+        # By name: `--all` is content with the nodes that have registered by then.
+        nodes = [f"node/{settings.node_name(number)}" for number in range(1, settings.nodes + 1)]
+        ready = ["wait", "--for=condition=Ready", *nodes, "--timeout=1s"]
         if settings.nodes:
             processes.wait_for(settings, 90, "every node is ready", lambda: pki.kubectl(settings, binaries, *ready))
             node.advertise_gpus(settings, binaries)
