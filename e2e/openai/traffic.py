@@ -3,6 +3,7 @@
 
 Half of the clients stream. No request is repeated (max_retries=0): what fails is counted, with its time, its kind and
 whether the answer had begun. Bounded by --max-seconds whatever happens.
+Says "answered" on stderr once there are as many answers as clients.
 """
 
 import argparse
@@ -18,7 +19,8 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 class Report:
     """What happened, in seconds since the start."""
 
-    def __init__(self):
+    def __init__(self, clients):
+        self.clients = clients
         self.started = time.monotonic()
         self.succeeded = 0
         self.failures = []
@@ -32,6 +34,8 @@ class Report:
     def success(self, began):
         now = self.now()
         self.succeeded += 1
+        if self.succeeded == self.clients:
+            print("answered", file=sys.stderr, flush=True)
         self.latencies.append(now - began)
         self.longest_silence = max(self.longest_silence, now - self.last_success)
         self.last_success = now
@@ -114,9 +118,8 @@ async def wait_for_end(stop, seconds):
 
 
 async def main(options):
-    stop, report = asyncio.Event(), Report()
+    stop, report = asyncio.Event(), Report(options.clients)
     workers = [asyncio.create_task(worker(index, options, stop, report)) for index in range(options.clients)]
-    print("started", file=sys.stderr, flush=True)
     await wait_for_end(stop, options.max_seconds)
     await asyncio.gather(*workers)
     print(json.dumps(report.summary()), flush=True)

@@ -50,7 +50,8 @@ pub struct Latency {
 }
 
 impl Traffic {
-    /// Starts [`CLIENTS`] clients that ask `model` at `endpoint` (without `/v1`) and returns once they do.
+    /// Starts [`CLIENTS`] clients that ask `model` at `endpoint` (without `/v1`) and returns once as many requests
+    /// have been answered: connections are open by then.
     ///
     /// # Errors
     /// The client cannot be started: `make test` and `make e2e` install it.
@@ -74,9 +75,10 @@ impl Traffic {
             .with_context(|| format!("cannot start {}", python.display()))?;
         let errors = process.stderr.take().context("piped")?;
         let mut lines = BufReader::new(errors).lines();
-        let first = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await??;
+        let first = tokio::time::timeout(Duration::from_secs(120), lines.next_line()).await;
+        let first = first.context("the clients got no answers")??;
         anyhow::ensure!(
-            first.as_deref() == Some("started"),
+            first.as_deref() == Some("answered"),
             "the clients did not start: {first:?}"
         );
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });

@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ferrum_e2e::{
-    client::{ChatRequest, Outcome, chat},
     cluster::{
         CHART_NAMESPACE, Chart, eventually, freeze_api_server, kill_container,
         models::{PATIENCE, await_settled, endpoint, engines, merge, model, patch_spec, serve, sim},
@@ -25,6 +24,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 const MODEL: &str = "steady";
+
+/// Tokens that simulated engines say if nobody stops them.
+const LONG_ANSWER: usize = 800;
 
 /// Where an event happens.
 #[derive(Clone)]
@@ -45,7 +47,14 @@ impl Engines {
     fn manifest(self, served: &str) -> Value {
         let spec = json!({"replicas": 2, "servedNames": [served]});
         match self {
-            Self::Simulated => sim(MODEL, spec),
+            Self::Simulated => {
+                let mut manifest = sim(MODEL, spec);
+                if let Value::Array(environment) = &mut manifest["spec"]["podTemplate"]["env"] {
+                    let tokens = LONG_ANSWER.to_string();
+                    environment.push(json!({"name": "FERRUM_SIM_ANSWER_TOKENS", "value": tokens}));
+                }
+                manifest
+            }
             Self::SmolLm2 => {
                 let mut manifest = model(MODEL, "hf://HuggingFaceTB/SmolLM2-135M-Instruct@main");
                 // Small: this machine holds the whole cluster, its clients and up to three of these.
@@ -75,8 +84,6 @@ where
         serve(&client, &namespace, &engines.manifest(&served), 2).await?;
         let endpoint = endpoint(&client).await?;
         let traffic = Traffic::start(&endpoint, &served).await?;
-        // Before, so that connections are open and every client has asked.
-        tokio::time::sleep(Duration::from_secs(3)).await;
         let scene = Scene {
             client: client.clone(),
             namespace: namespace.clone(),
@@ -178,18 +185,20 @@ impl Going {
         })
     }
 
-    /// 800 tokens, 10 ms each, from this very pod.
-    async fn long_answer(self, served: String) -> Result<()> {
-        let request = ChatRequest {
-            model: &served,
-            prompt: "Count to 800.",
-            max_tokens: 800,
-            stream: true,
-        };
-        match chat(&reqwest::Client::new(), &self.url, &request).await {
-            Outcome::Complete { .. } => Ok(()),
-            other => bail!("the long answer: {other:?}"),
-        }
+    /// An answer of [`LONG_ANSWER`] tokens, 10 ms each, from this very pod.
+    async fn begin_long_answer(&self, served: &str) -> Result<reqwest::Response> {
+        let body = json!({
+            "model": served,
+            "messages": [{"role": "user", "content": "Count."}],
+            "max_tokens": LONG_ANSWER,
+            "stream": true,
+        });
+        let sent = reqwest::Client::new()
+            .post(format!("{}/v1/chat/completions", self.url))
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send();
+        Ok(sent.await?.error_for_status()?)
     }
 
     /// Requests that it has been sent: answered, refused, or under way.
@@ -298,12 +307,8 @@ events! {
     a_pod_that_is_going_gets_no_request_after_a_second, "deletion of a pod that answers for 8 s more", Simulated, 0, |scene| async move {
         let going = Going::new(&scene).await?;
         let pod = going.name.clone();
-        let long = tokio::spawn(going.clone().long_answer(scene.served.clone()));
-        eventually("the long answer has begun", PATIENCE, || async {
-            ensure!(going.received().await? > 0, "nothing yet");
-            Ok(())
-        })
-        .await?;
+        let long = going.begin_long_answer(&scene.served).await?;
+        let long = tokio::spawn(long.text());
         kubectl(&["delete", "pod", &pod, "--namespace", &scene.namespace, "--wait=false"]).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let after_a_second = going.received().await?;
@@ -313,7 +318,8 @@ events! {
             let now = going.received().await?;
             ensure!(now <= after_a_second, "{pod}: {} requests more", now - after_a_second);
         }
-        long.await??;
+        let answer = long.await??;
+        ensure!(answer.contains("[DONE]"), "the long answer was cut: {answer}");
         scene.settled(2).await
     };
     a_killed_engine_fails_only_streams_that_it_had_begun, "kill -9 of an engine", SmolLm2, 1, |scene| async move {
