@@ -1,8 +1,8 @@
 // Attention over the paged cache on tensor cores: 16-bit elements, blocks of 16 tokens, heads of 64 or 128.
 //
-// The query heads that share a key head are rows of one product. All of a sequence's keys and values come
-// straight from the cache into registers: of keys, a lane takes 16 bytes of a token (both sides of the product
-// are permuted alike), of values four neighbouring tokens, which are just those whose probabilities it holds.
+// The query heads that share a key head are rows of one product. Of keys, a lane takes 16 bytes of a token (both sides
+// of the product are permuted alike), of values four neighbouring tokens, which are just those whose probabilities it
+// holds: straight from the cache, or from a ring in shared memory that copies fill.
 #include "mma.cuh"
 
 constexpr int BLOCK = 16;   // tokens
@@ -26,30 +26,75 @@ template <int D> struct State {
     float mixed[D / 8][4] = {};
 };
 
+// Keys (BLOCK, D) and values (D, BLOCK) of one block in the cache.
+template <typename T, int D> struct Cached {
+    static constexpr bool CLOSE = false;
+    const T *keys, *values;
+
+    __device__ __forceinline__ uint4 key(int token, int at) const {
+        return *reinterpret_cast<const uint4*>(keys + token * D + at);
+    }
+    __device__ __forceinline__ uint2 value(int d, int token) const {
+        return *reinterpret_cast<const uint2*>(values + d * BLOCK + token);
+    }
+};
+
+// The same in shared memory; the halves of a cache line are swapped in each second token, so that the lanes of two tokens
+// read from different banks.
+template <typename T, int D> struct Copied {
+    static constexpr bool CLOSE = true;
+    static constexpr int UNITS = BLOCK * D / 8;   // of 16 bytes, of keys and as many of values
+    uint4* units;
+
+    __device__ __forceinline__ uint4 key(int token, int at) const {
+        return units[token * (D / 8) + (at / 8 ^ token % 2 * 4)];
+    }
+    __device__ __forceinline__ uint2 value(int d, int token) const {
+        return reinterpret_cast<const uint2*>(units + UNITS)[(d * BLOCK + token) / 4];
+    }
+    // Has a warp bring a block.
+    __device__ __forceinline__ void bring(const T* keys, const T* values) const {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = lane; i < UNITS; i += 32) {
+            const int token = i / (D / 8);
+            copy16(units + (i ^ token % 2 * 4), keys + i * 8);
+            copy16(units + UNITS + i, values + i * 8);
+        }
+    }
+    static __device__ __forceinline__ void copy16(uint4* to, const T* from) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from)
+                     : "memory");
+    }
+};
+
 // One block of keys and values for 16 query rows. `low` and `high` are the first and the last token + 1 that a row may
 // see, `end` is the last + 1 that any row of the warp may see, all in this block's own numbering.
-template <typename T, int D>
+template <typename T, int D, typename Source>
 __device__ __forceinline__ void attend_block(
-    const uint32_t (&query)[D / 16][4], const T* keys, const T* values, const int (&low)[2], const int (&high)[2],
-    int end, float scale, State<D>& state) {
+    const uint32_t (&query)[D / 16][4], const Source& source, const int (&low)[2], const int (&high)[2], int end,
+    float scale, State<D>& state) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    // Column g of tile j is this token, so that a lane's scores are of tokens 4 t to 4 t + 3.
+    auto key = [&](int j, int c) { return source.key(4 * (g / 2) + g % 2 + 2 * j, c * 32 + t * 8); };
     uint4 k[2][D / 32];
     uint2 v[D / 8];
+    if (!Source::CLOSE) {
 #pragma unroll
-    for (int j = 0; j < 2; ++j)
+        for (int j = 0; j < 2; ++j)
 #pragma unroll
-        for (int c = 0; c < D / 32; ++c)
-            // Column g of tile j is this token, so that a lane's scores are of tokens 4 t to 4 t + 3.
-            k[j][c] = *reinterpret_cast<const uint4*>(keys + (4 * (g / 2) + g % 2 + 2 * j) * D + c * 32 + t * 8);
+            for (int c = 0; c < D / 32; ++c) k[j][c] = key(j, c);
 #pragma unroll
-    for (int d = 0; d < D / 8; ++d) v[d] = *reinterpret_cast<const uint2*>(values + (8 * d + g) * BLOCK + 4 * t);
+        for (int d = 0; d < D / 8; ++d) v[d] = source.value(8 * d + g, 4 * t);
+    }
     float score[2][4] = {};
 #pragma unroll
     for (int c = 0; c < D / 32; ++c)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-            mma<T>(score[j], query[2 * c], k[j][c].x, k[j][c].y);
-            mma<T>(score[j], query[2 * c + 1], k[j][c].z, k[j][c].w);
+            const uint4 own = Source::CLOSE ? key(j, c) : k[j][c];
+            mma<T>(score[j], query[2 * c], own.x, own.y);
+            mma<T>(score[j], query[2 * c + 1], own.z, own.w);
         }
     float keep[2];
 #pragma unroll
@@ -77,22 +122,19 @@ __device__ __forceinline__ void attend_block(
         }
         state.sum[r] = state.sum[r] * keep[r] + sum;
     }
-    if (end < BLOCK) {
-        // What lies behind the last token was never written, or by another sequence: it may be no number.
-        const uint32_t first = (4 * t < end ? 0xffffu : 0u) | (4 * t + 1 < end ? 0xffff0000u : 0u);
-        const uint32_t second = (4 * t + 2 < end ? 0xffffu : 0u) | (4 * t + 3 < end ? 0xffff0000u : 0u);
-#pragma unroll
-        for (int d = 0; d < D / 8; ++d) v[d] = make_uint2(v[d].x & first, v[d].y & second);
-    }
+    // What lies behind the last token was never written, or by another sequence: it may be no number.
+    const uint32_t first = (4 * t < end ? 0xffffu : 0u) | (4 * t + 1 < end ? 0xffff0000u : 0u);
+    const uint32_t second = (4 * t + 2 < end ? 0xffffu : 0u) | (4 * t + 3 < end ? 0xffff0000u : 0u);
     const uint32_t p[4] = {pack2<T>(score[0][0], score[0][1]), pack2<T>(score[0][2], score[0][3]),
                            pack2<T>(score[1][0], score[1][1]), pack2<T>(score[1][2], score[1][3])};
 #pragma unroll
     for (int d = 0; d < D / 8; ++d) {
+        const uint2 own = Source::CLOSE ? source.value(8 * d + g, 4 * t) : v[d];
         state.mixed[d][0] *= keep[0];
         state.mixed[d][1] *= keep[0];
         state.mixed[d][2] *= keep[1];
         state.mixed[d][3] *= keep[1];
-        mma<T>(state.mixed[d], p, v[d].x, v[d].y);
+        mma<T>(state.mixed[d], p, own.x & first, own.y & second);
     }
 }
 
@@ -119,35 +161,99 @@ __device__ __forceinline__ void load_query(const T* low, const T* high, uint32_t
     }
 }
 
+// Whether the splits of a sequence's key head are a cluster (compute capability 9.0).
+__device__ __forceinline__ bool in_cluster() {
+    unsigned blocks = 1;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(blocks));
+#endif
+    return blocks > 1;
+}
+
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// The place in the shared memory of the cluster's first block that `p` has in this one.
+__device__ __forceinline__ float* of_first(float* p) {
+    uint64_t at = reinterpret_cast<uint64_t>(p);
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.u64 %0, %0, 0;" : "+l"(at));
+#endif
+    return reinterpret_cast<float*>(at);
+}
+
+// Brings together what the splits have: of each (group, D) mixed values, then (group) maxima, then (group) sums.
+template <typename T, int D, typename Part>
+__device__ __forceinline__ void join(Part part, int splits, int group, T* to) {
+    const int stride = group * (D + 2);
+    for (int i = threadIdx.x; i < group * D; i += blockDim.x) {
+        const int line = i / D;
+        float all = -INFINITY, value = 0.f, sum = 0.f;
+        for (int s = 0; s < splits; ++s) all = fmaxf(all, part(s * stride + group * D + line));
+        for (int s = 0; s < splits; ++s) {
+            const float weight = exp2f(part(s * stride + group * D + line) - all);
+            value += part(s * stride + i) * weight;
+            sum += part(s * stride + group * (D + 1) + line) * weight;
+        }
+        to[i] = from_float<T>(value / sum);
+    }
+}
+
 // Sequences with one query row: grid (splits, kv heads, sequences), up to 16 query heads a key head. The warps and the
 // splits share out a sequence's blocks; the last split to finish brings all together. `partial` holds for each
 // sequence, key head and split (heads, D) mixed values, then (heads) maxima, then (heads) sums; `arrived` zeros.
-template <typename T, int D>
+template <typename T, int D, int STAGES>
 __device__ void decode_body(
     const T* qkv, const T* keys, const T* values, Batch batch, Shape shape, float* partial, uint32_t* arrived, T* out) {
     constexpr int WARPS = 4;
     const int group = shape.heads / shape.kv_heads;
     __shared__ float maxima[WARPS][16], sums[WARPS][16];
-    extern __shared__ float mixed[];   // (WARPS, group, D)
+    extern __shared__ __align__(128) uint4 rings[];   // (WARPS, STAGES) blocks, later:
+    float* mixed = reinterpret_cast<float*>(rings);   // (WARPS, group, D)
     __shared__ bool last;
-    begin();
+    release_successor();
     const int seq = blockIdx.z, head = blockIdx.y, splits = gridDim.x, split = blockIdx.x;
     const uint32_t row = batch.cu_seqlens[seq];
-    if (batch.cu_seqlens[seq + 1] - row != 1) return;
+    if (batch.cu_seqlens[seq + 1] - row != 1) return await_predecessor();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const T* q = qkv + (size_t(row) * (shape.heads + 2 * shape.kv_heads) + head * group) * D;
-    uint32_t query[D / 16][4];
-    load_query<T, D>(g < group ? q + g * D : nullptr, g + 8 < group ? q + (g + 8) * D : nullptr, query);
     const int context = batch.context_lens[seq], from = shape.window > 0 ? max(0, context - shape.window) : 0;
     const int first = from / BLOCK, count = (context + BLOCK - 1) / BLOCK - first;
     const int share = (count + splits - 1) / splits;
     const int begin_block = first + split * share, end_block = min(begin_block + share, first + count);
+    auto stage = [&](int b) {
+        const int own = (b - begin_block - warp) / WARPS % STAGES;
+        return Copied<T, D>{rings + (warp * STAGES + own) * 2 * Copied<T, D>::UNITS};
+    };
+    auto bring = [&](int b) {
+        if (b < end_block) {
+            const size_t at = (size_t(batch.tables[size_t(seq) * batch.max_blocks + b]) * shape.kv_heads + head) * BLOCK * D;
+            stage(b).bring(keys + at, values + at);
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    };
+    // Only the last block is written by this step; the others, and the indices, were there before it.
+    const int own_first = begin_block + warp, newest = first + count - 1;
+    int brought = 0;
+    for (; brought < STAGES && own_first + brought * WARPS < newest; ++brought) bring(own_first + brought * WARPS);
+    await_predecessor();
+    for (; brought < STAGES; ++brought) bring(own_first + brought * WARPS);
+    const T* q = qkv + (size_t(row) * (shape.heads + 2 * shape.kv_heads) + head * group) * D;
+    uint32_t query[D / 16][4];
+    load_query<T, D>(g < group ? q + g * D : nullptr, g + 8 < group ? q + (g + 8) * D : nullptr, query);
     State<D> state;
-    for (int b = begin_block + warp; b < end_block; b += WARPS) {
-        const size_t at = (size_t(batch.tables[size_t(seq) * batch.max_blocks + b]) * shape.kv_heads + head) * BLOCK * D;
+    for (int b = own_first; b < end_block; b += WARPS) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
+        __syncwarp();
         const int low[2] = {from - b * BLOCK, from - b * BLOCK}, high[2] = {context - b * BLOCK, context - b * BLOCK};
-        attend_block<T, D>(query, keys + at, values + at, low, high, high[0], shape.scale, state);
+        attend_block<T, D>(query, stage(b), low, high, high[0], shape.scale, state);
+        __syncwarp();
+        bring(b + STAGES * WARPS);
     }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncthreads();
     finish_sums(state);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -161,9 +267,14 @@ __device__ void decode_body(
         }
     }
     __syncthreads();
-    const size_t place = size_t(seq) * shape.kv_heads + head, stride = size_t(group) * (D + 2);
-    float* mine = partial + (place * splits + split) * stride;
+    const int stride = group * (D + 2);
+    const size_t place = size_t(seq) * shape.kv_heads + head;
+    // What the splits have is brought together in the first one's shared memory, or in memory.
+    const bool close = in_cluster();
+    float* parts = close ? mixed + WARPS * group * D : partial + place * splits * stride;
+    float* mine = (close ? of_first(parts) : parts) + split * stride;
     T* to = out + (size_t(row) * shape.heads + head * group) * D;
+    if (close) cluster_sync();   // the first one's ring is no longer in use
     for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
         const int line = i / D;
         float all = -INFINITY, value = 0.f, sum = 0.f;
@@ -181,24 +292,18 @@ __device__ void decode_body(
         }
     }
     if (splits == 1) return;
+    if (close) {
+        cluster_sync();
+        if (split == 0) join<T, D>([&](int at) { return parts[at]; }, splits, group, to);
+        return;
+    }
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) last = atomicInc(arrived + place, splits - 1) == splits - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
-    const float* parts = partial + place * splits * stride;
-    for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
-        const int line = i / D;
-        float all = -INFINITY, value = 0.f, sum = 0.f;
-        for (int s = 0; s < splits; ++s) all = fmaxf(all, __ldcg(parts + s * stride + group * D + line));
-        for (int s = 0; s < splits; ++s) {
-            const float weight = exp2f(__ldcg(parts + s * stride + group * D + line) - all);
-            value += __ldcg(parts + s * stride + i) * weight;
-            sum += __ldcg(parts + s * stride + group * (D + 1) + line) * weight;
-        }
-        to[i] = from_float<T>(value / sum);
-    }
+    join<T, D>([&](int at) { return __ldcg(parts + at); }, splits, group, to);
 }
 
 // Sequences with several query rows (all of them with `singles`): grid (tiles, kv heads). A tile is 64 rows, position
@@ -250,7 +355,7 @@ __device__ void prefill_body(
             high[r] = position[r] + 1 - b * BLOCK;
         }
         const int end = top + 1 - b * BLOCK;
-        attend_block<T, D>(query, keys + at, values + at, low, high, end, shape.scale, state);
+        attend_block<T, D>(query, Cached<T, D>{keys + at, values + at}, low, high, end, shape.scale, state);
     }
     finish_sums(state);
 #pragma unroll
@@ -262,15 +367,17 @@ __device__ void prefill_body(
                     pack2<T>(state.mixed[d][2 * r] / state.sum[r], state.mixed[d][2 * r + 1] / state.sum[r]);
 }
 
-#define DEFINE(T, D)                                                                                               \
-    extern "C" __global__ void __launch_bounds__(128) attention_decode_##D##_##T(                                  \
+#define DEFINE_DECODE(T, D, STAGES)                                                                                \
+    extern "C" __global__ void __launch_bounds__(128, 4) attention_decode_##STAGES##_##D##_##T(                    \
         const T* qkv, const T* keys, const T* values, const uint32_t* cu_seqlens, const uint32_t* context_lens,    \
         const uint32_t* tables, int max_blocks, int num_seqs, int heads, int kv_heads, float scale, int window,    \
         float* partial, uint32_t* arrived, T* out) {                                                               \
-        decode_body<T, D>(                                                                                         \
+        decode_body<T, D, STAGES>(                                                                                 \
             qkv, keys, values, Batch{cu_seqlens, context_lens, tables, max_blocks, num_seqs},                      \
             Shape{heads, kv_heads, scale, window}, partial, arrived, out);                                         \
-    }                                                                                                              \
+    }
+#define DEFINE(T, D)                                                                                               \
+    DEFINE_DECODE(T, D, 2) DEFINE_DECODE(T, D, 3)                                                                  \
     extern "C" __global__ void __launch_bounds__(128) attention_prefill_##D##_##T(                                 \
         const T* qkv, const T* keys, const T* values, const uint32_t* cu_seqlens, const uint32_t* context_lens,    \
         const uint32_t* tables, int max_blocks, int num_seqs, int heads, int kv_heads, float scale, int window,    \

@@ -25,6 +25,7 @@ built models-cuda-ranks test --no-run -p ferrum-models --features cuda --test cu
 built runtime-cuda-ranks test --no-run -p ferrum-runtime --features cuda --test cuda_ranks
 built cuda-collective bench --no-run -p ferrum-kernels --features cuda --bench cuda_collective ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}
 built cuda-step bench --no-run -p ferrum-models --features cuda --bench cuda_step ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}
+built kernels-bench bench --no-run -p ferrum-kernels --features cuda --bench cuda ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}
 if [[ -z ${NO_PROGRAM:-} ]]; then
     built ferrum build -p ferrum-cli --features cuda ${PROGRAM_PROFILE---release}
 fi

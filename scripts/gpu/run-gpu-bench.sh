@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Decode and prefill of a random Qwen3-4B on this GPU, beside what this machine's memory copies at:
+# Decode and prefill of a random Qwen3-4B on this GPU, beside what this machine's memory copies at, and its kernels:
 # run-gpu-bench.sh [SHAPE [FOLDER]]. Where there are two GPUs, on both too, and what sums over them take.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -21,6 +21,7 @@ PY
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 echo "device copy: $copy GB/s (read and written)"
 ./cuda-step "$folder/$shape" "$copy"
+./kernels-bench
 # The same shape at 4 bits.
 [[ -f $folder/$shape-gptq/model.safetensors ]] || python3 random_checkpoint.py --gptq "$shape" "$folder/$shape-gptq"
 ./cuda-step "$folder/$shape-gptq" "$copy"

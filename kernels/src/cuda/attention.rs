@@ -9,31 +9,24 @@ use crate::{
         CudaBackend, CudaBuffer, CudaIndices, Element,
         device::{Device, DeviceMemory},
         norm::same_element,
+        paged::Paged,
     },
     ops::{AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep},
 };
 
-/// Tokens a block for the tensor-core kernels.
-const MMA_BLOCK: usize = 16;
 /// Query heads of one key head that they take at once.
-const MMA_GROUP: usize = 16;
+pub(super) const MMA_GROUP: usize = 16;
 /// Parts (sequence, key head, split) of a decode step whose results are brought together afterwards.
-const MAX_PARTS: usize = 4096;
-/// Parts that one block joins.
-const MAX_SPLITS: usize = 16;
-/// Warps of a block of the decode kernel.
-const DECODE_WARPS: usize = 4;
-/// Blocks of the decode kernel that a multiprocessor holds at once.
-const DECODE_RESIDENT: usize = 3;
+pub(super) const MAX_PARTS: usize = 4096;
 
 /// Keys and values of all layers, as cuda/rope.cu lays them out.
 pub struct CudaKvCache {
-    layout: KvLayout,
-    element: Element,
+    pub(super) layout: KvLayout,
+    pub(super) element: Element,
     memory: DeviceMemory,
     /// Results of splits, and how many have arrived.
-    partial: DeviceMemory,
-    arrived: DeviceMemory,
+    pub(super) partial: DeviceMemory,
+    pub(super) arrived: DeviceMemory,
 }
 
 impl CudaKvCache {
@@ -289,111 +282,5 @@ impl AttentionOps for CudaBackend {
             .float(scale)
             .wide(out.address())
             .run()
-    }
-}
-
-/// Attention over the cache, checked.
-struct Paged<'a> {
-    qkv: &'a CudaBuffer,
-    heads: HeadLayout,
-    cache: &'a CudaKvCache,
-    keys: u64,
-    values: u64,
-    batch: &'a PagedBatch<'a, CudaIndices>,
-    scale: f32,
-    /// 0 sees everything.
-    window: usize,
-    out: &'a CudaBuffer,
-}
-
-impl Paged<'_> {
-    fn fits_tensor_cores(&self) -> bool {
-        self.qkv.element() != Element::F32
-            && self.cache.element == self.qkv.element()
-            && self.cache.layout.block_size == MMA_BLOCK
-            && [64, 128].contains(&self.heads.head_dim)
-    }
-
-    fn group(&self) -> usize {
-        self.heads.num_heads / self.heads.num_kv_heads
-    }
-}
-
-impl CudaBackend {
-    fn paged_mma(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
-        let PagedBatch { num_seqs, rows, .. } = *attention.batch;
-        // Without a row more than sequences, each has one; with one sequence of several rows, none has.
-        let decodes = attention.group() <= MMA_GROUP && (rows == num_seqs || num_seqs > 1);
-        if decodes {
-            self.decode(attention)?;
-        }
-        if rows > num_seqs || !decodes {
-            self.prefill(attention, !decodes)?;
-        }
-        Ok(())
-    }
-
-    fn decode(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
-        let places = attention.batch.num_seqs * attention.heads.num_kv_heads;
-        let wanted = DECODE_RESIDENT * self.device.facts.num_sms;
-        // A split has two blocks for each warp: what joins many small ones costs more than they save.
-        let useful = attention
-            .batch
-            .max_blocks
-            .div_ceil(2 * DECODE_WARPS)
-            .min(MAX_SPLITS);
-        let splits = (wanted / places.max(1))
-            .min(useful)
-            .min(MAX_PARTS / places.max(1))
-            .max(1);
-        let group = attention.group();
-        let head_dim = attention.heads.head_dim;
-        self.mma_kernel("decode", attention)?
-            .grid(splits, attention.heads.num_kv_heads, attention.batch.num_seqs)
-            .shared(DECODE_WARPS * group * head_dim * 4)
-            .wide(attention.cache.partial.address())
-            .wide(attention.cache.arrived.address())
-            .wide(attention.out.address())
-            .run()
-    }
-
-    fn prefill(&self, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
-        let lines = attention.batch.rows * attention.group();
-        self.mma_kernel("prefill", attention)?
-            .grid(
-                lines.div_ceil(64) + attention.batch.num_seqs,
-                attention.heads.num_kv_heads,
-                1,
-            )
-            .int(usize::from(singles))
-            .wide(attention.out.address())
-            .run()
-    }
-
-    /// The kernel with the arguments that both have.
-    fn mma_kernel(
-        &self,
-        kind: &str,
-        attention: &Paged<'_>,
-    ) -> Result<super::launch::Launch<'_>, BackendError> {
-        let Paged {
-            qkv, heads, batch, ..
-        } = attention;
-        let name = format!("attention_{kind}_{}_{}", heads.head_dim, qkv.element().name());
-        Ok(self
-            .device
-            .kernel(&name)?
-            .wide(qkv.address())
-            .wide(attention.keys)
-            .wide(attention.values)
-            .wide(batch.cu_seqlens_q.address())
-            .wide(batch.context_lens.address())
-            .wide(batch.block_tables.address())
-            .int(batch.max_blocks)
-            .int(batch.num_seqs)
-            .int(heads.num_heads)
-            .int(heads.num_kv_heads)
-            .float(attention.scale * std::f32::consts::LOG2_E)
-            .int(attention.window))
     }
 }

@@ -116,7 +116,7 @@ impl Launch<'_> {
         self
     }
 
-    /// Bytes of dynamic shared memory, at most 48 KiB.
+    /// Bytes of dynamic shared memory.
     pub(super) fn shared(mut self, bytes: usize) -> Self {
         self.shared_bytes = bytes;
         self
@@ -150,6 +150,7 @@ impl Launch<'_> {
             return Ok(());
         }
         self.device.bind()?;
+        self.allow_shared()?;
         let mut pointers = [ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
         for (pointer, argument) in pointers.iter_mut().zip(&mut self.arguments) {
             *pointer = (&raw mut *argument).cast();
@@ -181,6 +182,30 @@ impl Launch<'_> {
                 ptr::null_mut(),
             )
         })
+    }
+}
+
+impl Launch<'_> {
+    /// More than 48 KiB of shared memory has to be asked for; all of a multiprocessor's, so that kernels fit beside one
+    /// another.
+    fn allow_shared(&self) -> Result<(), BackendError> {
+        use sys::CUfunction_attribute as Attribute;
+        if self.shared_bytes <= 48 << 10 {
+            return Ok(());
+        }
+        for (attribute, value) in [
+            (
+                Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                self.shared_bytes as i32,
+            ),
+            (Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100),
+        ] {
+            // SAFETY: the function is of a module that lives as long as the device.
+            check("cuFuncSetAttribute", unsafe {
+                sys::cuFuncSetAttribute(self.function.0, attribute, value)
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -3,12 +3,23 @@
 use crate::{
     backend::BackendError,
     cpu::shape_error,
-    cuda::{CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element, norm::row_threads, weight::Matrix},
-    ops::LinearOps,
+    cuda::{
+        CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
+        norm::{row_threads, same_element}, weight::Matrix,
+    },
+    ops::{ActivationOps, LinearOps},
 };
 
-/// Rows of a product whose weights are read straight into tensor-core registers; above, cuBLASLt is faster.
-const GEMV_ROWS: usize = 16;
+/// Rows of a product that takes as long as its weights take to be read; above, cuBLASLt is faster.
+const STREAM_ROWS: usize = 16;
+/// Of its kernel: warps, weight rows that are summed up at once, and bytes of its rings.
+const STREAM_WARPS: usize = 8;
+const STREAM_GROUP: usize = 24;
+const RING_BYTES: usize = STREAM_WARPS * 3 * STREAM_GROUP * 128;
+/// What a block takes at least, with one or two rows and with more: two products fit on a multiprocessor, but not three.
+/// (The third would find room on some multiprocessors before others, and not have one block on each.) With few rows a block
+/// of attention, which lies on few multiprocessors, fits beside the two; with more it shall not, for the same reason.
+const STREAM_SHARED_BYTES: [usize; 2] = [78 << 10, 100 << 10];
 /// Rows and columns of a tile of the product for any type and shape.
 const TILE: usize = 64;
 
@@ -55,14 +66,52 @@ impl LinearOps for CudaBackend {
         if element == Element::F32 || !k.is_multiple_of(8) {
             return self.tiled(&product, rows);
         }
-        if let Some(matmul) = self.matmul.as_ref().filter(|_| rows > GEMV_ROWS) {
+        if let Some(matmul) = self.matmul.as_ref().filter(|_| rows > STREAM_ROWS) {
             matmul.run(&product, rows)?;
             return self.add_bias(&product, rows);
         }
-        for first in (0..rows).step_by(GEMV_ROWS) {
-            self.gemv(&product, first, (rows - first).min(GEMV_ROWS))?;
+        for first in (0..rows).step_by(STREAM_ROWS) {
+            self.stream(&product, (first, (rows - first).min(STREAM_ROWS)), false)?;
         }
         Ok(())
+    }
+
+    fn linear_silu_mul(
+        &self,
+        x: &CudaBuffer,
+        weight: &CudaWeight,
+        bias: Option<&CudaBuffer>,
+        (rows, width): (usize, usize),
+        (scratch, out): (&mut CudaBuffer, &mut CudaBuffer),
+    ) -> Result<(), BackendError> {
+        let streamed = rows <= STREAM_ROWS && weight.element != Element::F32 && weight.cols.is_multiple_of(8);
+        let matrix = match &weight.matrix {
+            Matrix::Dense(memory) if streamed => memory.address(),
+            _ => {
+                self.linear(x, weight, bias, rows, scratch)?;
+                return self.silu_mul(scratch, rows, width, out);
+            }
+        };
+        if weight.rows != 2 * width {
+            return Err(shape_error(format!(
+                "linear_silu_mul: a weight of {} rows for two times {width}",
+                weight.rows
+            )));
+        }
+        x.check("linear_silu_mul: x", rows * weight.cols)?;
+        out.check("linear_silu_mul: out", rows * width)?;
+        if let Some(bias) = bias {
+            bias.check("linear_silu_mul: bias", 2 * width)?;
+        }
+        same_element("linear_silu_mul", x, out)?;
+        let product = Product {
+            x: x.address(),
+            matrix,
+            weight,
+            bias,
+            out,
+        };
+        self.stream(&product, (0, rows), true)
     }
 
     fn embed(
@@ -112,20 +161,23 @@ impl Product<'_> {
 }
 
 impl CudaBackend {
-    /// Rows `first..first + rows`, at most [`GEMV_ROWS`].
-    fn gemv(&self, product: &Product<'_>, first: usize, rows: usize) -> Result<(), BackendError> {
-        let (n, k) = (product.weight.rows, product.weight.cols);
-        // Few columns are cut finer, as far as the device lets two blocks share a tile: so they divide better.
-        let clusters = self.device.facts.capability >= (9, 0);
-        let (name, blocks, threads) = match n {
-            ..=4096 if clusters => ("half", 2 * n.div_ceil(8), 128),
-            ..=4096 => ("1", n.div_ceil(8), 256),
-            _ => ("2", n.div_ceil(16), 256),
-        };
+    /// Rows `first..first + rows`, at most [`STREAM_ROWS`]. With `gated`, `out` is silu of the first half times the second.
+    fn stream(
+        &self,
+        product: &Product<'_>,
+        (first, rows): (usize, usize),
+        gated: bool,
+    ) -> Result<(), BackendError> {
+        let k = product.weight.cols;
+        let n = product.weight.rows / if gated { 2 } else { 1 };
+        let kind = if gated { "gated" } else { "linear" };
+        let most = if rows <= 8 { 8 } else { 16 };
+        let shared = RING_BYTES + STREAM_WARPS * rows * STREAM_GROUP * 4;
         self.device
-            .kernel(&format!("gemv_{name}_{}", product.types()))?
-            .grid(blocks, 1, 1)
-            .threads(threads)
+            .kernel(&format!("{kind}_stream_{most}_{}", product.types()))?
+            .grid(self.device.facts.num_sms, 1, 1)
+            .threads(STREAM_WARPS * 32)
+            .shared(shared.max(STREAM_SHARED_BYTES[usize::from(rows > 2)]))
             .wide(product.x + (first * k * product.weight.element.size()) as u64)
             .wide(product.matrix)
             .wide(product.bias.map_or(0, CudaBuffer::address))

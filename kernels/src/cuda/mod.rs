@@ -18,6 +18,7 @@ mod launch;
 mod linear;
 mod matmul;
 mod norm;
+mod paged;
 mod pooling;
 mod recorded;
 mod sampling;

@@ -1,9 +1,9 @@
 //! Matrix products against prepared weights.
 
-use crate::backend::{BackendError, BackendTypes};
+use crate::{backend::BackendError, ops::ActivationOps};
 
 /// Products with a prepared weight of `n` rows and `k` columns.
-pub trait LinearOps: BackendTypes {
+pub trait LinearOps: ActivationOps {
     /// `out = x . weight^T + bias`: x `(rows, k)`, bias `(n)`, out `(rows, n)`.
     fn linear(
         &self,
@@ -13,6 +13,20 @@ pub trait LinearOps: BackendTypes {
         rows: usize,
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
+
+    /// `out = silu(gate) * up`, where gate and up `(rows, width)` are the halves of `x . weight^T + bias`: x `(rows, k)`,
+    /// weight `(2 * width, k)`, scratch `(rows, 2 * width)`, out `(rows, width)`.
+    fn linear_silu_mul(
+        &self,
+        x: &Self::Buffer,
+        weight: &Self::Weight,
+        bias: Option<&Self::Buffer>,
+        (rows, width): (usize, usize),
+        (scratch, out): (&mut Self::Buffer, &mut Self::Buffer),
+    ) -> Result<(), BackendError> {
+        self.linear(x, weight, bias, rows, scratch)?;
+        self.silu_mul(scratch, rows, width, out)
+    }
 
     /// Rows `ids` of an embedding table: ids `(rows)`, out `(rows, k)`.
     ///

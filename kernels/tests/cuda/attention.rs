@@ -231,6 +231,8 @@ fn decoding_many_sequences_and_long_ones_equals_the_cpu() {
         for (heads, lengths) in [
             (layout((32, 8, 128)), vec![4097]),
             (layout((14, 2, 64)), vec![5000, 3]),
+            // More splits than a cluster has blocks.
+            (layout((2, 1, 64)), vec![8300]),
             (layout((16, 8, 128)), (0..64).map(|i| 1 + 13 * i).collect()),
         ] {
             let mut random = Random(7);
@@ -264,7 +266,7 @@ fn decoding_many_sequences_and_long_ones_equals_the_cpu() {
             for _ in 0..2 {
                 let (out, expected) = step(&twin, &mut caches, &settings, &chunks);
                 twin.check("decode", &out, &expected, |_, _| {
-                    allowed(element, heads.head_dim, 5000)
+                    allowed(element, heads.head_dim, 8300)
                 });
             }
         }

@@ -1,4 +1,8 @@
-use ferrum_kernels::{Backend, HostTensor, WeightFormat, cuda::Element, ops::LinearOps};
+use ferrum_kernels::{
+    Backend, HostTensor, WeightFormat,
+    cuda::Element,
+    ops::{ActivationOps, LinearOps},
+};
 
 use crate::{
     support::{QUANTIZED, Random, dequantized_row},
@@ -60,7 +64,7 @@ fn check(twin: &Twin, random: &mut Random, weight: &HostTensor, rows: usize, bia
 
 #[test]
 fn few_rows_equal_the_cpu_at_the_shapes_of_models() {
-    // (n, k) of q/k/v, output, gate and up, down of SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Qwen3-4B, Qwen3-14B.
+    // (n, k) of q/k/v, output, gate and up, down of SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Qwen3-4B, Qwen3-14B, Llama 8B.
     let shapes = [
         (960, 576),
         (576, 576),
@@ -79,6 +83,8 @@ fn few_rows_equal_the_cpu_at_the_shapes_of_models() {
         (2560, 9728),
         (7168, 5120),
         (5120, 5120),
+        (6144, 4096),
+        (4096, 14336),
     ];
     for element in ELEMENTS {
         let twin = Twin::new(element);
@@ -159,6 +165,47 @@ fn a_row_has_the_same_bits_in_any_company_of_up_to_16_rows() {
         let together = run(0..16);
         for rows in [0..1, 3..5, 8..15, 1..16] {
             assert_eq!(run(rows.clone()), together[rows.start * n..rows.end * n]);
+        }
+    }
+}
+
+#[test]
+fn a_gated_product_has_the_bits_of_its_parts() {
+    for element in ELEMENTS {
+        let twin = Twin::new(element);
+        let mut random = Random(7);
+        // The inner widths of Qwen3-4B, Qwen3-0.6B and SmolLM2-135M, a small one, and odd ones.
+        let shapes = [
+            (9728, 2560),
+            (3072, 1024),
+            (1536, 576),
+            (64, 64),
+            (100, 136),
+            (7, 24),
+            (1, 8),
+        ];
+        for (case, (width, k)) in shapes.into_iter().enumerate() {
+            let matrix = random.matrix(format(element), 2 * width, k);
+            let weight = twin.gpu.prepare_weight(&[matrix]).expect("memory");
+            let bias = (0..2 * width).map(|_| random.unit()).collect::<Vec<_>>();
+            let (bias, _) = twin.vectors(&bias);
+            let bias = (case % 2 == 0).then_some(&bias);
+            for rows in [1, 3, 8, 9, 16, 17] {
+                let (x, _) = twin.buffers(&twin.random(&mut random, rows * k));
+                let (mut gate_up, _) = twin.outputs(rows * 2 * width);
+                let (mut parts, _) = twin.outputs(rows * width);
+                let (mut fused, _) = twin.outputs(rows * width);
+                let (gpu, shape) = (&twin.gpu, (rows, width));
+                gpu.linear(&x, &weight, bias, rows, &mut gate_up)
+                    .expect("a product");
+                gpu.silu_mul(&gate_up, rows, width, &mut parts)
+                    .expect("activations");
+                gpu.linear_silu_mul(&x, &weight, bias, shape, (&mut gate_up, &mut fused))
+                    .expect("a product");
+                let (parts, fused) = (twin.read(&parts, rows * width), twin.read(&fused, rows * width));
+                assert!(fused.iter().all(|y| y.is_finite()), "{rows} rows, {width} x {k}");
+                assert_eq!(fused, parts, "{}, {rows} rows, {width} x {k}", element.name());
+            }
         }
     }
 }

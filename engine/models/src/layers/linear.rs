@@ -47,4 +47,15 @@ impl<B: Backend> Linear<B> {
     ) -> Result<(), BackendError> {
         backend.linear(x, &self.weight, self.bias.as_ref(), rows, out)
     }
+
+    /// `out = silu(gate) * up` of its two halves: x `(rows, cols)`, scratch `(rows, 2 * width)`, out `(rows, width)`.
+    pub(crate) fn silu_mul_forward(
+        &self,
+        backend: &B,
+        x: &B::Buffer,
+        shape: (usize, usize),
+        (scratch, out): (&mut B::Buffer, &mut B::Buffer),
+    ) -> Result<(), BackendError> {
+        backend.linear_silu_mul(x, &self.weight, self.bias.as_ref(), shape, (scratch, out))
+    }
 }

@@ -42,8 +42,9 @@ impl<B: Backend> GatedMlp<B> {
         out: &mut B::Buffer,
     ) -> Result<(), BackendError> {
         let (gate_up, activated) = scratch;
-        self.gate_up_proj.forward(backend, x, rows, gate_up)?;
-        backend.silu_mul(gate_up, rows, self.intermediate_size, activated)?;
+        let shape = (rows, self.intermediate_size);
+        self.gate_up_proj
+            .silu_mul_forward(backend, x, shape, (gate_up, &mut *activated))?;
         self.down_proj.forward(backend, activated, rows, out)
     }
 }

@@ -1,0 +1,131 @@
+//! How attention over the paged cache is laid out on tensor cores.
+
+use crate::{
+    backend::BackendError,
+    cuda::{
+        CudaBackend, CudaBuffer, CudaIndices, CudaKvCache, Element,
+        attention::{MAX_PARTS, MMA_GROUP},
+        launch,
+    },
+    ops::{HeadLayout, PagedBatch},
+};
+
+/// Tokens a block for the tensor-core kernels.
+const MMA_BLOCK: usize = 16;
+/// Parts that one block joins.
+const MAX_SPLITS: usize = 16;
+/// Blocks of a cluster on any device that knows them.
+const MAX_CLUSTER: usize = 8;
+/// Warps of a block of the decode kernel.
+const DECODE_WARPS: usize = 4;
+/// Blocks of a sequence from which on it is split more finely than a cluster.
+const LONG_BLOCKS: usize = 512;
+
+/// Attention over the cache, checked.
+pub(super) struct Paged<'a> {
+    pub(super) qkv: &'a CudaBuffer,
+    pub(super) heads: HeadLayout,
+    pub(super) cache: &'a CudaKvCache,
+    pub(super) keys: u64,
+    pub(super) values: u64,
+    pub(super) batch: &'a PagedBatch<'a, CudaIndices>,
+    pub(super) scale: f32,
+    /// 0 sees everything.
+    pub(super) window: usize,
+    pub(super) out: &'a CudaBuffer,
+}
+
+impl Paged<'_> {
+    pub(super) fn fits_tensor_cores(&self) -> bool {
+        self.qkv.element() != Element::F32
+            && self.cache.element == self.qkv.element()
+            && self.cache.layout.block_size == MMA_BLOCK
+            && [64, 128].contains(&self.heads.head_dim)
+    }
+
+    fn group(&self) -> usize {
+        self.heads.num_heads / self.heads.num_kv_heads
+    }
+}
+
+impl CudaBackend {
+    pub(super) fn paged_mma(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
+        let PagedBatch { num_seqs, rows, .. } = *attention.batch;
+        // Without a row more than sequences, each has one; with one sequence of several rows, none has.
+        let decodes = attention.group() <= MMA_GROUP && (rows == num_seqs || num_seqs > 1);
+        if decodes {
+            self.decode(attention)?;
+        }
+        if rows > num_seqs || !decodes {
+            self.prefill(attention, !decodes)?;
+        }
+        Ok(())
+    }
+
+    fn decode(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
+        let places = attention.batch.num_seqs * attention.heads.num_kv_heads;
+        let sms = self.device.facts.num_sms;
+        // A split has two blocks for each warp: what joins many small ones costs more than they save. So does joining
+        // more than a cluster, unless they are long.
+        let max_blocks = attention.batch.max_blocks;
+        let most = if max_blocks > LONG_BLOCKS {
+            MAX_SPLITS
+        } else {
+            MAX_CLUSTER
+        };
+        let useful = max_blocks.div_ceil(2 * DECODE_WARPS).min(most);
+        let splits = (sms / places.max(1))
+            .min(useful)
+            .min(MAX_PARTS / places.max(1))
+            .max(1);
+        // Few sequences leave room for the products before and after; with many, what is read here counts.
+        let stages = if 2 * places >= sms { 3 } else { 2 };
+        let (group, head_dim) = (attention.group(), attention.heads.head_dim);
+        let clustered = self.device.facts.capability >= (9, 0) && splits <= MAX_CLUSTER;
+        let ring = DECODE_WARPS * stages * 2 * MMA_BLOCK * head_dim * attention.qkv.element().size();
+        self.mma_kernel(&format!("decode_{stages}"), attention)?
+            .grid(splits, attention.heads.num_kv_heads, attention.batch.num_seqs)
+            .cluster(if clustered { splits } else { 1 })
+            .shared(ring.max((DECODE_WARPS * head_dim + splits * (head_dim + 2)) * group * 4))
+            .wide(attention.cache.partial.address())
+            .wide(attention.cache.arrived.address())
+            .wide(attention.out.address())
+            .run()
+    }
+
+    fn prefill(&self, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
+        let lines = attention.batch.rows * attention.group();
+        self.mma_kernel("prefill", attention)?
+            .grid(
+                lines.div_ceil(64) + attention.batch.num_seqs,
+                attention.heads.num_kv_heads,
+                1,
+            )
+            .int(usize::from(singles))
+            .wide(attention.out.address())
+            .run()
+    }
+
+    /// The kernel with the arguments that both have.
+    fn mma_kernel(&self, kind: &str, attention: &Paged<'_>) -> Result<launch::Launch<'_>, BackendError> {
+        let Paged {
+            qkv, heads, batch, ..
+        } = attention;
+        let name = format!("attention_{kind}_{}_{}", heads.head_dim, qkv.element().name());
+        Ok(self
+            .device
+            .kernel(&name)?
+            .wide(qkv.address())
+            .wide(attention.keys)
+            .wide(attention.values)
+            .wide(batch.cu_seqlens_q.address())
+            .wide(batch.context_lens.address())
+            .wide(batch.block_tables.address())
+            .int(batch.max_blocks)
+            .int(batch.num_seqs)
+            .int(heads.num_heads)
+            .int(heads.num_kv_heads)
+            .float(attention.scale * std::f32::consts::LOG2_E)
+            .int(attention.window))
+    }
+}
