@@ -41,15 +41,21 @@ fn main() {
             bench.linear(name, &weights, (rows, n, k));
         }
         if name == "gate and up" {
-            [1, 4, 16].map(|rows| bench.gated(&weights, (rows, n / 2, k)));
+            for rows in [1, 4, 16] {
+                bench.gated(&weights, (rows, n / 2, k));
+            }
         }
     }
-    [1, 16, 64, 2048].map(|rows| bench.rows(rows, 2560, 9728));
+    for rows in [1, 16, 64, 2048] {
+        bench.rows(rows, 2560, 9728);
+    }
     for (seqs, context) in [(1, 512), (1, 4096), (4, 512), (16, 1024), (32, 1024), (64, 1024)] {
         bench.attention("decode", (seqs, 1, context));
     }
     bench.attention("prefill", (1, 2048, 2048));
-    [1, 64].map(|rows| bench.sampling(rows, 151_936));
+    for rows in [1, 64] {
+        bench.sampling(rows, 151_936);
+    }
 }
 
 /// What one call moves and computes.

@@ -102,9 +102,9 @@ __device__ __forceinline__ void multiply(const Slice<X, HIGH>& x, const uint4* s
         const uint4 low = x.low[h], high = HIGH ? x.high[h * HIGH] : make_uint4(0, 0, 0, 0);
         const uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
-        for (int j = 0; j < TILES; ++j) mma<X>(sum[j], first, weights[j].x, weights[j].y);
+        for (int j = 0; j < TILES; ++j) mma_anywhere<X>(sum[j], first, weights[j].x, weights[j].y);
 #pragma unroll
-        for (int j = 0; j < TILES; ++j) mma<X>(sum[j], second, weights[j].z, weights[j].w);
+        for (int j = 0; j < TILES; ++j) mma_anywhere<X>(sum[j], second, weights[j].z, weights[j].w);
     }
 }
 
