@@ -5,7 +5,8 @@ use crate::{
     cpu::shape_error,
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
-        norm::{row_threads, same_element}, weight::Matrix,
+        norm::{row_threads, same_element},
+        weight::Matrix,
     },
     ops::{ActivationOps, LinearOps},
 };
