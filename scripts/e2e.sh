@@ -69,7 +69,7 @@ export FERRUM_E2E_BUILD
 hub=192.0.2.10:9000
 $cluster exec -- target/debug/e2e-hub $hub "${FERRUM_TEST_MODELS:-$PWD/.cache/models}" engine/models/tests/fixtures &
 hub_process=$!
-trap 'kill $hub_process 2>/dev/null; [[ -z $started ]] || $cluster down' EXIT
+trap 'kill $hub_process 2>/dev/null || true; [[ -z $started ]] || $cluster down' EXIT
 export FERRUM_E2E_HUB=http://$hub
 FERRUM_BIN=$(realpath "$binary")
 export FERRUM_BIN
