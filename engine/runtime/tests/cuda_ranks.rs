@@ -14,12 +14,15 @@ use support::{
     requests::{collect, generate, run, start, wait},
 };
 
-const DECODERS: [&str; 5] = [
+const DECODERS: [&str; 8] = [
     "tiny-llama",
     "tiny-llama3-rope",
     "tiny-mistral",
     "tiny-qwen2",
     "tiny-qwen3",
+    "tiny-llama-gptq-sym-g128",
+    "tiny-qwen2-gptq-sym-g32",
+    "tiny-qwen2-gptq-sym-g-1",
 ];
 
 fn config() -> LaunchConfig {
