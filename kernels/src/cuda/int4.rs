@@ -15,14 +15,14 @@ use crate::{
 };
 
 /// Rows of a product that a block makes at once, its warps sharing out k.
-const FEW_ROWS: usize = 16;
+pub(super) const FEW_ROWS: usize = 16;
 /// Rows above which a weight is better dequantized into scratch memory and multiplied by cuBLASLt.
 const DENSE_ROWS: usize = 64;
 /// Rows of x that are brought into the order of a weight's columns at once.
 const ORDERED_ROWS: usize = 256;
-/// Weight rows of a tile, columns of a unit, units of a chunk: as in int4.cu.
-const TILE: usize = 16;
-const UNIT: usize = 64;
+/// Weight rows of a tile, columns of a unit, units of a chunk: as in int4.cuh and int4.cu.
+pub(super) const TILE: usize = 16;
+pub(super) const UNIT: usize = 64;
 const CHUNK: usize = 8;
 /// Most warps of a block of few rows.
 const WARPS: usize = 8;
@@ -33,19 +33,19 @@ const THREADS: usize = 256;
 
 /// A matrix of 4-bit levels: parts that differ in their groups or in the order of their columns, stacked.
 pub(crate) struct Int4Matrix {
-    parts: Vec<Part>,
+    pub(super) parts: Vec<Part>,
 }
 
-struct Part {
-    levels: DeviceMemory,
-    scales: DeviceMemory,
+pub(super) struct Part {
+    pub(super) levels: DeviceMemory,
+    pub(super) scales: DeviceMemory,
     /// None where 8 stands for 0 everywhere.
     zeros: Option<DeviceMemory>,
-    order: Option<DeviceMemory>,
+    pub(super) order: Option<DeviceMemory>,
     first_row: usize,
-    rows: usize,
-    cols: usize,
-    group: usize,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) group: usize,
 }
 
 /// Memory that is needed while a product runs, as much as the largest of the weights wants: it is there before the
@@ -181,7 +181,7 @@ impl Part {
         })
     }
 
-    fn zeros(&self) -> u64 {
+    pub(super) fn zeros(&self) -> u64 {
         self.zeros.as_ref().map_or(0, DeviceMemory::address)
     }
 
@@ -312,7 +312,13 @@ impl CudaBackend {
     }
 
     /// `rows` rows from `x` on with their columns in the part's order: where they are.
-    fn in_order(&self, product: &Product<'_>, part: &Part, x: u64, rows: usize) -> Result<u64, BackendError> {
+    pub(super) fn in_order(
+        &self,
+        product: &Product<'_>,
+        part: &Part,
+        x: u64,
+        rows: usize,
+    ) -> Result<u64, BackendError> {
         let to = address(&self.int4.ordered);
         self.device
             .kernel(&format!("int4_order_columns_{}", product.weight.element.name()))?

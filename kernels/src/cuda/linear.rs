@@ -86,33 +86,36 @@ impl LinearOps for CudaBackend {
         (scratch, out): (&mut CudaBuffer, &mut CudaBuffer),
     ) -> Result<(), BackendError> {
         let streamed = rows <= STREAM_ROWS && weight.element != Element::F32 && weight.cols.is_multiple_of(8);
-        let matrix = match &weight.matrix {
-            Matrix::Dense(memory) if streamed => memory.address(),
-            _ => {
-                self.linear(x, weight, bias, rows, scratch)?;
-                return self.silu_mul(scratch, rows, width, out);
+        if streamed {
+            if weight.rows != 2 * width {
+                return Err(shape_error(format!(
+                    "linear_silu_mul: a weight of {} rows for two times {width}",
+                    weight.rows
+                )));
             }
-        };
-        if weight.rows != 2 * width {
-            return Err(shape_error(format!(
-                "linear_silu_mul: a weight of {} rows for two times {width}",
-                weight.rows
-            )));
+            x.check("linear_silu_mul: x", rows * weight.cols)?;
+            out.check("linear_silu_mul: out", rows * width)?;
+            if let Some(bias) = bias {
+                bias.check("linear_silu_mul: bias", 2 * width)?;
+            }
+            same_element("linear_silu_mul", x, out)?;
+            let product = |matrix| Product {
+                x: x.address(),
+                matrix,
+                weight,
+                bias,
+                out,
+            };
+            let done = match &weight.matrix {
+                Matrix::Dense(memory) => Some(self.stream(&product(memory.address()), (0, rows), true)),
+                Matrix::Int4(matrix) => self.gated_int4(&product(0), matrix, rows),
+            };
+            if let Some(done) = done {
+                return done;
+            }
         }
-        x.check("linear_silu_mul: x", rows * weight.cols)?;
-        out.check("linear_silu_mul: out", rows * width)?;
-        if let Some(bias) = bias {
-            bias.check("linear_silu_mul: bias", 2 * width)?;
-        }
-        same_element("linear_silu_mul", x, out)?;
-        let product = Product {
-            x: x.address(),
-            matrix,
-            weight,
-            bias,
-            out,
-        };
-        self.stream(&product, (0, rows), true)
+        self.linear(x, weight, bias, rows, scratch)?;
+        self.silu_mul(scratch, rows, width, out)
     }
 
     fn embed(

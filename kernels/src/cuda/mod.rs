@@ -14,6 +14,7 @@ mod buffer;
 mod collective;
 mod device;
 mod int4;
+mod int4_gated;
 mod launch;
 mod linear;
 mod matmul;

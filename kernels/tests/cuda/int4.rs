@@ -249,3 +249,61 @@ fn a_row_at_four_bits_has_the_same_bits_in_any_company_of_up_to_16_rows() {
         }
     }
 }
+
+#[test]
+fn a_gated_product_at_four_bits_equals_its_parts() {
+    for element in ELEMENTS {
+        let twin = Twin::new(element);
+        let mut random = Random(27);
+        // Two parts of one kind, a width without a kernel of its own, an order of columns, and 64 and 32 in a group.
+        for (case, (format, width, k)) in [
+            (WeightFormat::Int4G128, 9728, 2560),
+            (WeightFormat::Int4G128, 40, 384),
+            (WeightFormat::Int4G64, 1536, 576),
+            (WeightFormat::Int4G32, 16, 96),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let gate = random.matrix(format, width, k);
+            let gate = if case == 2 {
+                shuffled(&mut random, gate)
+            } else {
+                gate
+            };
+            let up = HostTensor {
+                order: gate.order.clone(),
+                ..random.matrix(format, width, k)
+            };
+            let weight = twin.gpu.prepare_weight(&[gate, up]).expect("memory");
+            let (bias, _) = twin.vectors(&(0..2 * width).map(|_| random.unit()).collect::<Vec<_>>());
+            let bias = (case % 2 == 0).then_some(&bias);
+            for rows in [1, 3, 8, 9, 16, 17] {
+                let (x, _) = twin.buffers(&twin.random(&mut random, rows * k));
+                let (mut gate_up, _) = twin.outputs(rows * 2 * width);
+                let (mut fused, _) = twin.outputs(rows * width);
+                twin.gpu
+                    .linear(&x, &weight, bias, rows, &mut gate_up)
+                    .expect("a product");
+                let halves = twin.read(&gate_up, rows * 2 * width);
+                twin.gpu
+                    .linear_silu_mul(&x, &weight, bias, (rows, width), (&mut gate_up, &mut fused))
+                    .expect("a product");
+                let pair = |i: usize| {
+                    let at = i / width * 2 * width + i % width;
+                    (halves[at], halves[at + width])
+                };
+                let silu = |x: f32| x / (1.0 + (-x).exp());
+                let expected: Vec<f32> = (0..rows * width).map(|i| silu(pair(i).0) * pair(i).1).collect();
+                let what = format!("gated {format}, {rows} rows, {width} x {k}");
+                // Sums in another order may round the other way: two units of either half (silu is nowhere steeper than
+                // 1.1), and one of the result; near 0 what the halves' sums differ by, far less than a unit of 1.
+                twin.check(&what, &fused, &expected, |i, y| {
+                    let (gate, up) = (f64::from(pair(i).0), f64::from(pair(i).1));
+                    let near_zero = unit(element) * (up.abs() + gate.abs());
+                    unit(element) * (2.2 * (gate * up).abs() + 3.0 * f64::from(y.abs())) + near_zero
+                });
+            }
+        }
+    }
+}
