@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Reference, decoder::Decoder, f32_tolerance, fixture, max_difference, ranks::Ranks};
+use common::{Reference, check_logits, decoder::Decoder, f32_tolerance, fixture, largest, ranks::Ranks};
 use ferrum_kernels::cuda::{CudaBackend, Element};
 use ferrum_models::LoadOptions;
 
@@ -29,15 +29,11 @@ fn two_gpus_in_single_precision_equal_the_reference() {
     for name in FIXTURES {
         let reference = Reference::read(name);
         let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
-        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let largest = largest(&expected);
         let longest_sum = if name.contains("gptq") { 384 } else { LONGEST_SUM };
         let tolerance = f32_tolerance(LAYERS, longest_sum, largest);
         let mut ranks = load(name, Element::F32);
-        let difference = max_difference(&ranks.prefill(&prompt).concat(), &expected);
-        common::report(format_args!(
-            "{name}: largest difference {difference:e}, tolerance {tolerance:e}"
-        ));
-        assert!(difference <= tolerance, "{name}: {difference:e} of {tolerance:e}");
+        check_logits(name, &ranks.prefill(&prompt).concat(), &expected, tolerance);
         let greedy = reference.ids("greedy");
         assert_eq!(ranks.greedy(&prompt, greedy.len()), greedy, "{name}");
     }
@@ -49,20 +45,13 @@ fn two_gpus_in_half_precisions_are_as_near_as_their_roundings() {
     for name in FIXTURES {
         let reference = Reference::read(name);
         let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
-        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+        let largest = largest(&expected);
         for (element, bits) in [(Element::F16, 11), (Element::Bf16, 8)] {
             let logits = load(name, element).prefill(&prompt).concat();
             let sums = (2.0 * (LAYERS * 9 + 1) as f32).sqrt();
             let tolerance = 4.0 * sums * 2.0_f32.powi(-bits) * largest;
-            let difference = max_difference(&logits, &expected);
-            let kind = element.name();
-            common::report(format_args!(
-                "{name} {kind}: largest difference {difference:e}, tolerance {tolerance:e}"
-            ));
-            assert!(
-                difference <= tolerance,
-                "{name} {kind}: {difference:e} of {tolerance:e}"
-            );
+            let what = format!("{name} {}", element.name());
+            check_logits(&what, &logits, &expected, tolerance);
         }
     }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Reference, f32_tolerance, fixture, folder::Folder, max_difference, ranks::Ranks};
+use common::{Reference, check_logits, f32_tolerance, fixture, folder::Folder, largest, ranks::Ranks};
 use ferrum_kernels::cpu::CpuBackend;
 use ferrum_models::{LoadError, LoadOptions, open};
 
@@ -29,15 +29,11 @@ fn every_decoder_on_two_and_four_ranks_equals_the_reference() {
     for name in FIXTURES {
         let reference = Reference::read(name);
         let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
-        let largest = expected.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-        let tolerance = f32_tolerance(LAYERS, LONGEST_SUM, largest);
+        let tolerance = f32_tolerance(LAYERS, LONGEST_SUM, largest(&expected));
         for count in [2, 4] {
             let mut ranks = Ranks::load_on(cpus(count), &fixture(name));
-            let difference = max_difference(&ranks.prefill(&prompt).concat(), &expected);
-            assert!(
-                difference <= tolerance,
-                "{name}, {count} ranks: logits differ by {difference:e}, more than {tolerance:e}"
-            );
+            let what = format!("{name}, {count} ranks");
+            check_logits(&what, &ranks.prefill(&prompt).concat(), &expected, tolerance);
             let greedy = reference.ids("greedy");
             assert_eq!(
                 ranks.greedy(&prompt, greedy.len()),

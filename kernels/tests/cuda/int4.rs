@@ -3,6 +3,7 @@
 use ferrum_kernels::{Backend, HostTensor, WeightFormat, cuda::Element, ops::LinearOps};
 
 use crate::{
+    linear::check_company,
     support::{Random, dequantized_row},
     twin::{Twin, round, unit},
 };
@@ -232,20 +233,7 @@ fn a_row_at_four_bits_has_the_same_bits_in_any_company_of_up_to_16_rows() {
         let mut random = Random(26);
         for (n, k) in [(4240, 1152), (512, 9728)] {
             let weight = random.matrix(WeightFormat::Int4G128, n, k);
-            let weight = twin.gpu.prepare_weight(&[weight]).expect("memory");
-            let values = twin.random(&mut random, 16 * k);
-            let run = |rows: std::ops::Range<usize>| {
-                let (x, _) = twin.buffers(&values[rows.start * k..rows.end * k]);
-                let (mut out, _) = twin.outputs(rows.len() * n);
-                twin.gpu
-                    .linear(&x, &weight, None, rows.len(), &mut out)
-                    .expect("a product");
-                twin.read(&out, rows.len() * n)
-            };
-            let together = run(0..16);
-            for rows in [0..1, 3..5, 8..15, 1..16] {
-                assert_eq!(run(rows.clone()), together[rows.start * n..rows.end * n]);
-            }
+            check_company(&twin, &mut random, weight);
         }
     }
 }

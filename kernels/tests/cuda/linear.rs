@@ -143,29 +143,32 @@ fn vocabularies_of_all_sizes_equal_the_cpu() {
     }
 }
 
+/// Checks that a row has the same bits in any company of up to 16 rows.
+pub(crate) fn check_company(twin: &Twin, random: &mut Random, weight: HostTensor) {
+    let (n, k) = (weight.rows, weight.cols);
+    let weight = twin.gpu.prepare_weight(&[weight]).expect("memory");
+    let values = twin.random(random, 16 * k);
+    let run = |rows: std::ops::Range<usize>| {
+        let (x, _) = twin.buffers(&values[rows.start * k..rows.end * k]);
+        let (mut out, _) = twin.outputs(rows.len() * n);
+        twin.gpu
+            .linear(&x, &weight, None, rows.len(), &mut out)
+            .expect("a product");
+        twin.read(&out, rows.len() * n)
+    };
+    let together = run(0..16);
+    for rows in [0..1, 3..5, 8..15, 1..16] {
+        assert_eq!(run(rows.clone()), together[rows.start * n..rows.end * n]);
+    }
+}
+
 #[test]
 fn a_row_has_the_same_bits_in_any_company_of_up_to_16_rows() {
     for element in ELEMENTS {
         let twin = Twin::new(element);
         let mut random = Random(5);
-        let (n, k) = (2568, 1096);
-        let weight = twin
-            .gpu
-            .prepare_weight(&[random.matrix(format(element), n, k)])
-            .expect("memory");
-        let values = twin.random(&mut random, 16 * k);
-        let run = |rows: std::ops::Range<usize>| {
-            let (x, _) = twin.buffers(&values[rows.start * k..rows.end * k]);
-            let (mut out, _) = twin.outputs(rows.len() * n);
-            twin.gpu
-                .linear(&x, &weight, None, rows.len(), &mut out)
-                .expect("a product");
-            twin.read(&out, rows.len() * n)
-        };
-        let together = run(0..16);
-        for rows in [0..1, 3..5, 8..15, 1..16] {
-            assert_eq!(run(rows.clone()), together[rows.start * n..rows.end * n]);
-        }
+        let weight = random.matrix(format(element), 2568, 1096);
+        check_company(&twin, &mut random, weight);
     }
 }
 

@@ -5,6 +5,8 @@ use std::path::Path;
 use ferrum_kernels::{Backend, cpu::CpuBackend};
 use ferrum_models::{CausalLm, ForwardBatch, LoadOptions, Model, open};
 
+use super::{Reference, check_logits, f32_tolerance, largest};
+
 const BLOCK_SIZE: usize = 16;
 /// Sequences that have blocks of their own.
 const NUM_SEQUENCES: usize = 4;
@@ -134,6 +136,20 @@ impl<B: Backend> Decoder<B> {
             }
         }
         ids.split_off(prompt.len())
+    }
+
+    /// Checks logits and greedy ids against those of a fixture, computed in single precision.
+    pub(crate) fn check_against_reference(&mut self, name: &str, layers: usize, longest_sum: usize) {
+        let reference = Reference::read(name);
+        let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
+        let tolerance = f32_tolerance(layers, longest_sum, largest(&expected));
+        check_logits(name, &self.prefill(&prompt).concat(), &expected, tolerance);
+        let greedy = reference.ids("greedy");
+        assert_eq!(
+            self.greedy(&prompt, greedy.len(), &[]),
+            greedy,
+            "{name}: greedy ids"
+        );
     }
 
     /// Mean negative log probability of each token after the first, given those before it.

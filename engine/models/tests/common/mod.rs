@@ -83,6 +83,24 @@ pub(crate) fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// The largest magnitude.
+pub(crate) fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()))
+}
+
+/// Checks logits against the expected ones and returns how far they differ.
+pub(crate) fn check_logits(what: &str, logits: &[f32], expected: &[f32], tolerance: f32) -> f32 {
+    let difference = max_difference(logits, expected);
+    report(format_args!(
+        "{what}: largest difference {difference:e}, tolerance {tolerance:e}"
+    ));
+    assert!(
+        difference <= tolerance,
+        "{what}: logits differ by {difference:e}, more than {tolerance:e}"
+    );
+    difference
+}
+
 /// How far two f32 evaluations of one transformer may differ.
 ///
 /// A sum of k products rounds k times; in another order it rounds otherwise. Roundings of random sign add up to about
