@@ -19,7 +19,10 @@ use serde_json::json;
 use crate::{
     build::{Applied, Engines, Prepared, Resources, short_hash},
     dereference::Observed,
-    status::fetch::{JobEnd, job_end},
+    status::{
+        fetch::{JobEnd, job_end},
+        pods,
+    },
     validate::Refusal,
 };
 
@@ -113,11 +116,18 @@ impl Applier<'_> {
         })
     }
 
-    /// A budget that the model no longer needs goes, if it is its own.
+    /// A budget comes once there are two engines of which a drain may take one; what the cluster counts for it while they
+    /// start, of many models at once, costs more than all the rest. One that the model no longer needs goes, if it is its
+    /// own.
     async fn apply_budget(&mut self, budget: Option<&PodDisruptionBudget>) -> Result<(), ApplyError> {
         const KIND: &str = "PodDisruptionBudget";
         let live = self.observed.budget.clone();
         if let Some(budget) = budget {
+            let engines = self.observed.engines.iter();
+            let ready = engines.filter(|pod| pods::is_wanted(pod) && pods::is_ready(pod));
+            if live.is_none() && ready.count() < 2 {
+                return Ok(());
+            }
             return self.apply_one(KIND, budget, live.as_deref()).await.map(drop);
         }
         if let Some(live) = live.filter(|live| is_owned_by(&**live, self.owner))

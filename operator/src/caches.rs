@@ -77,6 +77,7 @@ impl Scope {
         models: Store<FerrumModel>,
         deployments: Store<Deployment>,
         budgets: Store<PodDisruptionBudget>,
+        pods: Store<Pod>,
     ) -> Self {
         Self {
             models,
@@ -84,7 +85,7 @@ impl Scope {
             jobs: store().0,
             claims: store().0,
             budgets,
-            pods: store().0,
+            pods,
             triggers: Arc::default(),
             unsynced: watch::Sender::new(0).subscribe(),
         }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use ferrum_crds::{FerrumModel, FerrumModelStatus};
+use ferrum_crds::FerrumModel;
 use kube::{Client, Resource as _};
 
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     events::Events,
     explain::Hints,
     metrics::Metrics,
+    update_status::Written,
 };
 
 /// Clients, caches, and what is remembered of each model.
@@ -39,7 +40,7 @@ pub(crate) struct ModelMemory {
     /// Objects as they were applied last.
     pub(crate) seen: HashMap<(&'static str, String), Seen>,
     /// The status that was written last: a cache may still have the one before.
-    pub(crate) written: Option<FerrumModelStatus>,
+    pub(crate) written: Option<Written>,
     pub(crate) autoscale: Memory,
     pub(crate) hints: Hints,
     /// Reconciles that failed, one after the other.

@@ -106,8 +106,8 @@ impl Reconciler {
             Ok(validated) => validated,
             Err(refusal) => {
                 let verdict = Verdict::Invalid(&refusal);
-                self.tell(&model, verdict, observed, memory).await?;
-                return Ok(Action::requeue(BROKEN_RECHECK));
+                let joined = self.tell(&model, verdict, observed, memory).await?;
+                return Ok(Action::requeue(joined.unwrap_or(BROKEN_RECHECK)));
             }
         };
         let weights = weights(&validated, observed);
@@ -150,24 +150,24 @@ impl Reconciler {
             }
         };
         let is_starting = is_starting(&verdict, observed);
-        self.tell(&model, verdict, observed, memory).await?;
+        let joined = self.tell(&model, verdict, observed, memory).await?;
         let warned = validated.warning.as_ref().map(|_| BROKEN_RECHECK);
         let stuck = (is_starting || memory.hints.is_any_stuck()).then_some(STARTING_RECHECK);
-        Ok(
-            match [recheck, warned, stuck, again_after].into_iter().flatten().min() {
-                Some(soonest) => Action::requeue(soonest),
-                None => Action::await_change(),
-            },
-        )
+        let pauses = [recheck, warned, stuck, again_after, joined];
+        Ok(match pauses.into_iter().flatten().min() {
+            Some(soonest) => Action::requeue(soonest),
+            None => Action::await_change(),
+        })
     }
 
+    /// Gives how long the rest of the status has to wait.
     async fn tell(
         &self,
         model: &Arc<FerrumModel>,
         verdict: Verdict<'_>,
         observed: &Observed,
         memory: &mut ModelMemory,
-    ) -> Result<(), ReconcileError> {
+    ) -> Result<Option<Duration>, ReconcileError> {
         update_status(model, verdict, observed, memory, &self.context)
             .await
             .map_err(ReconcileError::Status)
@@ -236,7 +236,8 @@ fn weights(validated: &Validated, observed: &Observed) -> Weights {
 }
 
 fn autoscaling_before(model: &FerrumModel, memory: &ModelMemory) -> Option<AutoscalingStatus> {
-    let status = memory.written.as_ref().or(model.status.as_ref())?;
+    let written = memory.written.as_ref().map(|written| &written.status);
+    let status = written.or(model.status.as_ref())?;
     status.autoscaling.clone()
 }
 

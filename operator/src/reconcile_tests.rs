@@ -6,10 +6,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ferrum_crds::FerrumModel;
+use ferrum_crds::{FerrumModel, names};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::{apps::v1::Deployment, policy::v1::PodDisruptionBudget};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod, policy::v1::PodDisruptionBudget};
 use kube::{
     Client,
     client::Body,
@@ -30,7 +30,8 @@ use crate::{
     events::Events,
     metrics::Metrics,
     reconcile::{ReconcileError, Reconciler, reconcile},
-    test_support::{config, model, object},
+    test_support::{READY, config, model, object, pod},
+    update_status::JOINED,
 };
 
 /// Objects by path, and what was asked for.
@@ -83,6 +84,7 @@ struct Cluster {
     reconciler: Arc<Reconciler>,
     deployments: Writer<Deployment>,
     budgets: Writer<PodDisruptionBudget>,
+    pods: Writer<Pod>,
     _tasks: JoinSet<()>,
 }
 
@@ -113,9 +115,10 @@ impl Cluster {
         writer.apply_watcher_event(&Event::Apply(model.clone()));
         let (deployments, deployment_writer) = store();
         let (budgets, budget_writer) = store();
+        let (pods, pod_writer) = store();
         let metrics = Arc::new(Metrics::new().expect("metrics"));
         let mut tasks = JoinSet::new();
-        let scope = Scope::of_stores(models, deployments, budgets);
+        let scope = Scope::of_stores(models, deployments, budgets, pods);
         let context = Context::new(Shared {
             events: Events::start(client.clone(), "test", &mut tasks),
             engines: Engines::new("test", metrics.engine_streams()),
@@ -134,8 +137,24 @@ impl Cluster {
             reconciler,
             deployments: deployment_writer,
             budgets: budget_writer,
+            pods: pod_writer,
             _tasks: tasks,
         }
+    }
+
+    /// An engine of the model `m` with this status.
+    fn has_engine(&mut self, name: &str, status: &str) {
+        let mut pod = Pod::clone(&pod(name, status));
+        let labels = [
+            (names::LABEL_COMPONENT, names::COMPONENT_ENGINE),
+            (names::LABEL_MODEL, "m"),
+        ];
+        pod.metadata.labels = Some(
+            labels
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+        );
+        self.pods.apply_watcher_event(&Event::Apply(pod));
     }
 
     async fn reconcile(&self, model: &FerrumModel) -> Result<Vec<String>, ReconcileError> {
@@ -266,9 +285,21 @@ async fn a_change_by_someone_else_is_taken_back() {
 async fn a_budget_comes_with_a_second_replica_and_goes_with_it() {
     let two = model("model: 'hf://org/name', replicas: 2");
     let mut cluster = Cluster::with(&two);
+    cluster.has_engine("a", READY);
+    let requests = cluster.reconcile(&two).await.expect("reconciled");
+    assert!(
+        !objects_of(&requests)
+            .iter()
+            .any(|request| request.contains("budgets")),
+        "one engine needs none yet: {requests:?}"
+    );
+    let applied = cluster.server.lock().expect("lock").objects[DEPLOYMENT].clone();
+    let applied: Deployment = serde_json::from_value(applied).expect("a deployment");
+    cluster.deployments.apply_watcher_event(&Event::Apply(applied));
+    cluster.has_engine("b", READY);
     let requests = cluster.reconcile(&two).await.expect("reconciled");
     let expected = ["GET poddisruptionbudgets/m", "PATCH poddisruptionbudgets/m"];
-    assert_eq!(objects_of(&requests)[2..4], expected);
+    assert_eq!(objects_of(&requests)[..2], expected);
     let applied = cluster.server.lock().expect("lock").objects[BUDGET].clone();
     assert_eq!(applied["spec"]["maxUnavailable"], 1);
     let applied: PodDisruptionBudget = serde_json::from_value(applied).expect("a budget");
@@ -284,7 +315,9 @@ async fn a_budget_comes_with_a_second_replica_and_goes_with_it() {
 #[tokio::test]
 async fn a_budget_of_someone_else_is_left_alone_and_told_while_the_engines_run() {
     let model = model("model: 'hf://org/name', replicas: 2");
-    let cluster = Cluster::with(&model);
+    let mut cluster = Cluster::with(&model);
+    cluster.has_engine("a", READY);
+    cluster.has_engine("b", READY);
     cluster.has(
         BUDGET,
         json!({"metadata": {"name": "m", "namespace": "n", "uid": "theirs"}, "spec": {"maxUnavailable": 0}}),
@@ -357,4 +390,30 @@ async fn a_deployment_of_a_deleted_model_of_the_same_name_is_helped_to_go() {
     memory.lock().await.failures = 100;
     cluster.reconcile(&model).await.expect("told");
     assert_eq!(cluster.condition("Degraded")["reason"], "ObjectRefused");
+}
+
+#[tokio::test]
+async fn small_steps_of_a_start_are_told_together_and_what_is_awaited_at_once() {
+    let model = model("model: 'hf://org/name', replicas: 2");
+    let mut cluster = Cluster::with(&model);
+    cluster.reconcile(&model).await.expect("reconciled");
+    let applied = cluster.server.lock().expect("lock").objects[DEPLOYMENT].clone();
+    let applied: Deployment = serde_json::from_value(applied).expect("a deployment");
+    cluster.deployments.apply_watcher_event(&Event::Apply(applied));
+    cluster.has_engine("a", "phase: Pending");
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    assert_eq!(
+        objects_of(&requests),
+        Vec::<&str>::new(),
+        "a pod more is a small step"
+    );
+    cluster.has_engine("a", READY);
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    assert_eq!(objects_of(&requests), ["PATCH ferrummodels/m/status"]);
+    assert_eq!(cluster.condition("Ready")["status"], "True");
+    cluster.has_engine("b", "phase: Pending");
+    cluster.reconcile(&model).await.expect("reconciled");
+    tokio::time::sleep(JOINED).await; // what was left untold is due by then
+    let requests = cluster.reconcile(&model).await.expect("reconciled");
+    assert_eq!(objects_of(&requests), ["PATCH ferrummodels/m/status"]);
 }
