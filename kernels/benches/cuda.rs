@@ -319,7 +319,7 @@ impl Bench {
         });
     }
 
-    /// Greedy and top-p, with the upload of what each row asks for.
+    /// Greedy, top-k and top-p, with the upload of what each row asks for.
     fn sampling(&mut self, rows: usize, vocab: usize) {
         let mut logits = self.backend.alloc_f32(rows * vocab).expect("memory");
         let values: Vec<f32> = (0..(rows * vocab) as u32)
@@ -327,14 +327,18 @@ impl Bench {
             .collect();
         self.backend.write(&values, &mut logits).expect("room");
         let mut ids = self.backend.alloc_indices(rows).expect("memory");
-        for (name, temperature, top_p) in [("greedy", 0.0, 1.0), ("top-p", 1.0, 0.95)] {
+        for (name, temperature, top_k, top_p) in [
+            ("greedy", 0.0, 0, 1.0),
+            ("top-k", 1.0, 50, 1.0),
+            ("top-p", 1.0, 0, 0.95),
+        ] {
             let name = format!("sample, {name}, {rows} rows of {vocab}");
             if !name.contains(&self.filter) {
                 continue;
             }
             let row = SampleRow {
                 temperature,
-                top_k: 0,
+                top_k,
                 top_p,
                 min_p: 0.0,
                 repetition_penalty: 1.0,

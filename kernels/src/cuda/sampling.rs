@@ -16,6 +16,8 @@ use crate::{
 const ROW_WORDS: usize = 14;
 const CHANGE_WORDS: usize = 5;
 const THREADS: usize = 1024;
+/// Blocks of a cluster on any device that knows them.
+const MAX_CLUSTER: usize = 8;
 
 /// Memory for what the host says; grown when a step needs more.
 #[derive(Default)]
@@ -63,9 +65,11 @@ impl SamplingOps for CudaBackend {
         if !change_words.is_empty() {
             self.device.upload(&bytes_of(&change_words), change_memory, 0)?;
         }
+        let blocks = self.blocks_a_row(rows.len());
         self.device
             .kernel("sample_rows")?
-            .grid(rows.len(), 1, 1)
+            .grid(blocks, rows.len(), 1)
+            .cluster(blocks)
             .threads(THREADS)
             .wide(logits.address())
             .int(vocab)
@@ -110,6 +114,20 @@ impl SamplingOps for CudaBackend {
             chosen: logprobs[0],
             top: likeliest.take_while(|(_, logprob)| !logprob.is_nan()).collect(),
         })
+    }
+}
+
+impl CudaBackend {
+    /// Blocks that share a row: as many as leave a multiprocessor to each block, in a cluster. The draw does not depend on it.
+    fn blocks_a_row(&self, rows: usize) -> usize {
+        match self.device.facts.capability >= (9, 0) {
+            true => {
+                1 << (self.device.facts.num_sms / rows.max(1))
+                    .clamp(1, MAX_CLUSTER)
+                    .ilog2()
+            }
+            false => 1,
+        }
     }
 }
 
