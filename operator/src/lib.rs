@@ -26,6 +26,8 @@ mod run;
 mod server;
 mod status;
 #[cfg(test)]
+mod test_cluster;
+#[cfg(test)]
 mod test_support;
 mod triggers;
 mod update_status;
