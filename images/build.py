@@ -21,13 +21,15 @@ import oci
 ROOT = Path(__file__).resolve().parents[1]
 USER = 65532
 IMAGES = ["ferrum", "engine-cpu"]  # each has NAME.Dockerfile, and is called ferrum.dev/NAME
+WITH_ENGINE = ["engine-cuda"]  # needs docker or buildah: its base has libraries of CUDA
+NAMES = IMAGES + WITH_ENGINE
 CERTIFICATES = Path("/usr/share/ca-certificates/mozilla")  # of the package; /etc/ssl/certs has this machine's own too
 PASSWD = f"root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:{USER}:{USER}:nonroot:/home/nonroot:/sbin/nologin\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(IMAGES)}; none: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(NAMES)}; none: the first two")
     parser.add_argument("--engine", choices=["auto", "docker", "buildah", "none"], default="auto")
     parser.add_argument("--binary", type=Path, help="for --engine none; default: a release build, made now")
     parser.add_argument("--tag", default=_version())
@@ -35,10 +37,12 @@ def main() -> int:
     parser.add_argument("--build-base", help="image with Rust that the Dockerfiles build in")
     parser.add_argument("--base", help="image that the Dockerfiles put the program on")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.names if name not in IMAGES]:
-        parser.error(f"{unknown[0]}: not one of {', '.join(IMAGES)}")
+    if unknown := [name for name in arguments.names if name not in NAMES]:
+        parser.error(f"{unknown[0]}: not one of {', '.join(NAMES)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     engine = _engine() if arguments.engine == "auto" else arguments.engine
+    if engine == "none" and (without := [name for name in arguments.names if name in WITH_ENGINE]):
+        sys.exit(f"images: {without[0]} needs docker or buildah; neither is there")
     binary = arguments.binary or (_release_build() if engine == "none" else None)
     for name in arguments.names or IMAGES:
         image = f"ferrum.dev/{name}:{arguments.tag}"
