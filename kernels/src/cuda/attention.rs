@@ -9,7 +9,8 @@ use crate::{
         CudaBackend, CudaBuffer, CudaIndices, Element,
         device::{Device, DeviceMemory},
         norm::same_element,
-        paged::Paged,
+        paged::{Paged, fits_tensor_cores},
+        rope_rows::MANY_ROWS,
     },
     ops::{AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep},
 };
@@ -174,6 +175,9 @@ impl AttentionOps for CudaBackend {
             norm.k.check(what, heads.head_dim)?;
         }
         let (keys, values) = to.cache.layer(to.layer)?;
+        if rows >= MANY_ROWS && fits_tensor_cores(qkv, to.cache) {
+            return self.rope_rows((qkv, heads), norm.as_ref(), &rotary, (keys, values), to.slots);
+        }
         let types = format!("{}_{}", qkv.element().name(), to.cache.element.name());
         self.device
             .kernel(&format!("qk_rope_write_kv_{types}"))?

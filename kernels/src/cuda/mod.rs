@@ -22,6 +22,7 @@ mod norm;
 mod paged;
 mod pooling;
 mod recorded;
+mod rope_rows;
 mod sampling;
 mod weight;
 

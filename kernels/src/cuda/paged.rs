@@ -21,6 +21,11 @@ const DECODE_WARPS: usize = 4;
 /// Blocks of a sequence from which on it is split more finely than a cluster.
 const LONG_BLOCKS: usize = 512;
 
+/// Of a block of the kernel for Hopper: lines (a position's query head), tokens of a tile, bytes of its rings.
+const HOPPER_LINES: usize = 128;
+const HOPPER_TOKENS: usize = 128;
+const HOPPER_RING_BYTES: usize = 128 << 10;
+
 /// Attention over the cache, checked.
 pub(super) struct Paged<'a> {
     pub(super) qkv: &'a CudaBuffer,
@@ -35,12 +40,17 @@ pub(super) struct Paged<'a> {
     pub(super) out: &'a CudaBuffer,
 }
 
+/// Whether the kernels for 16-bit elements, blocks of 16 and heads of 64 and 128 fit.
+pub(super) fn fits_tensor_cores(qkv: &CudaBuffer, cache: &CudaKvCache) -> bool {
+    qkv.element() != Element::F32
+        && cache.element == qkv.element()
+        && cache.layout.block_size == MMA_BLOCK
+        && [64, 128].contains(&cache.layout.head_dim)
+}
+
 impl Paged<'_> {
     pub(super) fn fits_tensor_cores(&self) -> bool {
-        self.qkv.element() != Element::F32
-            && self.cache.element == self.qkv.element()
-            && self.cache.layout.block_size == MMA_BLOCK
-            && [64, 128].contains(&self.heads.head_dim)
+        fits_tensor_cores(self.qkv, self.cache)
     }
 
     fn group(&self) -> usize {
@@ -95,12 +105,33 @@ impl CudaBackend {
 
     fn prefill(&self, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
         let lines = attention.batch.rows * attention.group();
+        // Its products are of this generation alone.
+        if self.device.facts.capability == (9, 0) {
+            return self.prefill_hopper(attention, lines, singles);
+        }
         self.mma_kernel("prefill", attention)?
             .grid(
                 lines.div_ceil(64) + attention.batch.num_seqs,
                 attention.heads.num_kv_heads,
                 1,
             )
+            .int(usize::from(singles))
+            .wide(attention.out.address())
+            .run()
+    }
+
+    fn prefill_hopper(&self, attention: &Paged<'_>, lines: usize, singles: bool) -> Result<(), BackendError> {
+        let line_bytes = attention.heads.head_dim * attention.qkv.element().size();
+        let stages = HOPPER_RING_BYTES / (2 * HOPPER_TOKENS * line_bytes);
+        self.mma_kernel("hopper", attention)?
+            .grid(
+                attention.heads.num_kv_heads,
+                lines.div_ceil(HOPPER_LINES) + attention.batch.num_seqs,
+                1,
+            )
+            .threads(3 * 128)
+            // Behind queries and rings, four barriers a stage.
+            .shared(HOPPER_LINES * line_bytes + HOPPER_RING_BYTES + stages * 4 * 8)
             .int(usize::from(singles))
             .wide(attention.out.address())
             .run()

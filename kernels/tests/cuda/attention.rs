@@ -22,7 +22,7 @@ const HEADS: [(usize, usize, usize); 7] = [
 ];
 const LAYER: usize = 1;
 
-fn layout((num_heads, num_kv_heads, head_dim): (usize, usize, usize)) -> HeadLayout {
+pub(crate) fn layout((num_heads, num_kv_heads, head_dim): (usize, usize, usize)) -> HeadLayout {
     HeadLayout {
         num_heads,
         num_kv_heads,
@@ -31,7 +31,7 @@ fn layout((num_heads, num_kv_heads, head_dim): (usize, usize, usize)) -> HeadLay
 }
 
 /// Both devices' caches, and which blocks belong to whom.
-struct Caches {
+pub(crate) struct Caches {
     gpu: CudaKvCache,
     cpu: CpuKvCache,
     block_size: usize,
@@ -40,7 +40,7 @@ struct Caches {
 
 impl Caches {
     /// Room for sequences of `lengths` tokens, their blocks mixed.
-    fn new(
+    pub(crate) fn new(
         twin: &Twin,
         random: &mut Random,
         heads: HeadLayout,
@@ -75,20 +75,20 @@ impl Caches {
 }
 
 /// Tokens `from..to` of a sequence; `qkv` has all of its rows.
-struct Chunk<'a> {
-    sequence: usize,
-    from: usize,
-    to: usize,
-    qkv: &'a [f32],
+pub(crate) struct Chunk<'a> {
+    pub(crate) sequence: usize,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) qkv: &'a [f32],
 }
 
-struct Settings {
-    heads: HeadLayout,
-    window: Option<usize>,
+pub(crate) struct Settings {
+    pub(crate) heads: HeadLayout,
+    pub(crate) window: Option<usize>,
 }
 
 /// Writes the chunks' keys and values on both devices and attends to them.
-fn step(
+pub(crate) fn step(
     twin: &Twin,
     caches: &mut Caches,
     settings: &Settings,
@@ -166,7 +166,7 @@ fn step(
 
 /// Values are in -1..1. Where probabilities are 16-bit for the product with values, each is off by half a unit, and so
 /// at most is the whole; scores are sums of `head_dim` products, exponentials a few units off, sums over the context.
-fn allowed(element: Element, head_dim: usize, context: usize) -> f64 {
+pub(crate) fn allowed(element: Element, head_dim: usize, context: usize) -> f64 {
     let probabilities = if element == Element::F32 {
         0.0
     } else {
@@ -310,9 +310,12 @@ fn sequences_without_a_cache_equal_the_cpu() {
 fn rotation_equals_the_cpu_and_the_fusion_equals_its_parts() {
     for element in ELEMENTS {
         let twin = Twin::new(element);
-        for heads in HEADS.map(layout) {
+        // Many rows are turned by another kernel.
+        for (heads, rows) in [33, 150]
+            .iter()
+            .flat_map(|rows| HEADS.map(|heads| (layout(heads), *rows)))
+        {
             let mut random = Random(11);
-            let rows = 33;
             let half = heads.head_dim / 2;
             let inv_freq: Vec<f32> = (0..half)
                 .map(|i| 10_000_f32.powf(-2.0 * i as f32 / heads.head_dim as f32))

@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod attention_prompts;
 mod int4;
 mod linear;
 mod norm;
