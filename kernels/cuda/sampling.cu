@@ -230,6 +230,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample_rows(
     restore(logits, part, row, changes);
 }
 
+// ids[i] = drawn[sources[i]], but where the source is none. Grid (over rows).
+extern "C" __global__ void feed_ids(const uint32_t* drawn, const uint32_t* sources, int rows, uint32_t* ids) {
+    begin();
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < rows && sources[i] != 0xffffffffu) ids[i] = drawn[sources[i]];
+}
+
 // Log probabilities of `token`, then of the `top` likeliest with their ids (a NaN past the last). One block.
 extern "C" __global__ void __launch_bounds__(THREADS) logprobs_row(
     const float* logits, uint32_t vocab, uint32_t token, uint32_t top, float* out, uint32_t* ids) {

@@ -1,5 +1,7 @@
 //! The contract between the layers and a device.
 
+use std::time::Duration;
+
 use crate::{
     ops::{ActivationOps, AttentionOps, CollectiveOps, LinearOps, NormOps, PoolingOps, Rank, SamplingOps},
     tensor::{HostTensor, WeightFormat},
@@ -96,6 +98,34 @@ pub trait Backend:
         None
     }
 
+    /// Bytes of the device's own memory; `None` where it has none of its own.
+    fn total_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// Whether the host gets on while the device computes, so that it pays to ask for a step before the one before it
+    /// has brought its results.
+    fn runs_beside_host(&self) -> bool {
+        false
+    }
+
+    /// Says that the device's time for `step` counts from what is asked for next.
+    fn begin_step(&self, step: &mut Self::Step) -> Result<(), BackendError>;
+
+    /// Says that `step` is asked for in full, and asks for the front `count` of what it has drawn; does not wait.
+    fn end_step(
+        &self,
+        step: &mut Self::Step,
+        drawn: &Self::Indices,
+        count: usize,
+    ) -> Result<(), BackendError>;
+
+    /// Waits for `step` and puts what it has drawn into `tokens`.
+    ///
+    /// # Errors
+    /// What went wrong on the device since it last answered.
+    fn finish_step(&self, step: &mut Self::Step, tokens: &mut Vec<u32>) -> Result<Duration, BackendError>;
+
     /// Runs `launch`, a fixed sequence of operations on buffers that stay where they are: a device may record
     /// it and play it back whenever the same `shape` comes again. Nothing in it may depend on the host but `shape`.
     fn run_recorded(
@@ -139,6 +169,8 @@ pub trait BackendTypes {
     type KvCache: Send + Sync;
     /// Steps recorded by [`Backend::run_recorded`]; they belong to the buffers that they were recorded with.
     type Recorded: Default + Send;
+    /// A step under way, from [`Backend::begin_step`] to [`Backend::finish_step`]; may be used again and again.
+    type Step: Default + Send;
 }
 
 /// Element type of the KV cache.

@@ -13,7 +13,7 @@ mod request;
 pub use card::{DefaultSampling, ModelCard, Task};
 pub use engine::{BoxFuture, EngineHandle, EventStream, Phase, SharedEngine, SubmitError, channel};
 pub use launch::{Device, Dtype, LaunchConfig, LaunchError, Quantization, local_path, parse_bytes};
-pub use load::{EngineLoad, KvEvent};
+pub use load::{DeviceMemory, Durations, EngineLoad, KvEvent, StepTimes};
 pub use request::{
     EmbedRequest, EngineError, Event, FinishReason, GenerateRequest, SamplingParams, TokenLogprob, Usage,
     ValidRequest,

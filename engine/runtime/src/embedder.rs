@@ -1,6 +1,9 @@
 //! The loop's part for encoders: texts in, vectors out.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ferrum_engine::{
     EmbedRequest, EngineError, EngineLoad, Event, KvEvent, LaunchConfig, ModelCard, SharedEngine, Usage,
@@ -28,6 +31,8 @@ pub struct TextEmbedder<B: Backend> {
     running: Vec<Text>,
     /// `(num_seqs, dims)` of the step.
     vectors: Vec<f32>,
+    /// How long the device took over them.
+    device_time: Duration,
 }
 
 struct Text {
@@ -64,6 +69,7 @@ impl<B: Backend> TextEmbedder<B> {
             waiting,
             running,
             vectors,
+            device_time: Duration::ZERO,
         })
     }
 
@@ -114,7 +120,7 @@ impl<B: Backend> Worker for TextEmbedder<B> {
         self.waiting.retain(|text| !text.events.is_closed());
     }
 
-    fn schedule(&mut self) {
+    fn schedule(&mut self) -> Option<()> {
         let lengths: Vec<usize> = self.waiting.iter().map(|text| text.request.ids.len()).collect();
         let mut picked = pick(&lengths, self.limits);
         picked.sort_unstable();
@@ -125,6 +131,7 @@ impl<B: Backend> Worker for TextEmbedder<B> {
         for text in &self.running {
             let _ = text.events.send(Event::Started { cached_tokens: 0 });
         }
+        (!self.running.is_empty()).then_some(())
     }
 
     fn prepare(&mut self, (): &()) -> Result<(), BackendError> {
@@ -146,13 +153,20 @@ impl<B: Backend> Worker for TextEmbedder<B> {
         Ok(())
     }
 
-    fn forward(&mut self, (): &()) -> Result<(), BackendError> {
+    fn forward(&mut self, (): ()) -> Result<(), BackendError> {
+        let begun = Instant::now();
         self.vectors.resize(self.running.len() * self.model.dims(), 0.0);
         let pooled = self.model.forward(&*self.backend, &self.inputs)?;
-        self.backend.read_into(pooled, &mut self.vectors)
+        self.backend.read_into(pooled, &mut self.vectors)?;
+        self.device_time = begun.elapsed();
+        Ok(())
     }
 
-    fn process(&mut self, (): ()) -> StepCounts {
+    fn under_way(&self) -> usize {
+        usize::from(!self.running.is_empty())
+    }
+
+    fn process(&mut self) -> Result<(StepCounts, Duration), BackendError> {
         let tokens = Self::num_tokens(&self.running);
         for (Text { request, events }, vector) in self
             .running
@@ -169,11 +183,12 @@ impl<B: Backend> Worker for TextEmbedder<B> {
                 usage,
             });
         }
-        StepCounts {
+        let counts = StepCounts {
             prefill_tokens: tokens,
             generated_tokens: tokens,
             ..StepCounts::default()
-        }
+        };
+        Ok((counts, self.device_time))
     }
 
     fn occupancy(&self) -> (usize, usize) {

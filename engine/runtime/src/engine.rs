@@ -33,17 +33,26 @@ pub(crate) trait Worker: Send + 'static {
     /// Forgets the requests whose clients are gone, and frees what they held.
     fn forget_cancelled(&mut self);
 
-    /// Decides the next step; called only while something waits or runs.
-    fn schedule(&mut self) -> Self::Batch;
+    /// Decides the next step; called only while something waits or runs. `None` while all that there is to do needs what
+    /// is under way.
+    fn schedule(&mut self) -> Option<Self::Batch>;
 
     /// Writes the inputs of the step to the device.
     fn prepare(&mut self, batch: &Self::Batch) -> Result<(), BackendError>;
 
-    /// Computes the step.
-    fn forward(&mut self, batch: &Self::Batch) -> Result<(), BackendError>;
+    /// Asks for the step.
+    fn forward(&mut self, batch: Self::Batch) -> Result<(), BackendError>;
 
-    /// Tells the clients what the step brought.
-    fn process(&mut self, batch: Self::Batch) -> StepCounts;
+    /// Steps that were asked for and not processed.
+    fn under_way(&self) -> usize;
+
+    /// Whether the next step can be decided before the one under way is processed.
+    fn runs_ahead(&self) -> bool {
+        false
+    }
+
+    /// Waits for the oldest step under way and tells the clients what it brought. With how long the device took.
+    fn process(&mut self) -> Result<(StepCounts, Duration), BackendError>;
 
     /// Requests that wait, requests that run.
     fn occupancy(&self) -> (usize, usize);
@@ -75,6 +84,7 @@ pub(crate) fn spawn<W: Worker>(
         receiver,
         shared: Arc::clone(&shared),
         meter: Meter::default(),
+        counted: Instant::now(),
         reported: None,
     };
     std::thread::Builder::new()
@@ -93,11 +103,13 @@ pub(crate) fn spawn<W: Worker>(
 }
 
 /// Runs one step of `worker`, without a loop; for warming up.
-pub(crate) fn step<W: Worker>(worker: &mut W) -> Result<StepCounts, BackendError> {
-    let batch = worker.schedule();
-    worker.prepare(&batch)?;
-    worker.forward(&batch)?;
-    Ok(worker.process(batch))
+pub(crate) fn step<W: Worker>(worker: &mut W) -> Result<(), BackendError> {
+    if let Some(batch) = worker.schedule() {
+        worker.prepare(&batch)?;
+        worker.forward(batch)?;
+        worker.process()?;
+    }
+    Ok(())
 }
 
 /// What a panic was about.
@@ -114,6 +126,8 @@ struct Loop<W> {
     receiver: mpsc::UnboundedReceiver<Submission>,
     shared: Arc<Shared>,
     meter: Meter,
+    /// Up to when time was counted.
+    counted: Instant,
     reported: Option<Instant>,
 }
 
@@ -130,16 +144,32 @@ impl<W: Worker> Loop<W> {
 
     fn serve(&mut self) -> Result<(), BackendError> {
         while self.receive() {
-            let start = Instant::now();
+            if self.worker.under_way() == 0 {
+                self.counted = Instant::now();
+            }
             let batch = self.worker.schedule();
             self.publish_occupancy(0);
-            self.worker.prepare(&batch)?;
-            self.worker.forward(&batch)?;
-            let counts = self.worker.process(batch);
-            self.meter.add(counts, start.elapsed().as_secs_f64());
-            self.publish_events();
-            self.publish_load(start);
+            // What may stay under way while the next step is decided: the one asked for now.
+            let mut may_stay = 0;
+            if let Some(batch) = batch {
+                self.worker.prepare(&batch)?;
+                self.worker.forward(batch)?;
+                may_stay = usize::from(self.worker.runs_ahead());
+            }
+            while self.worker.under_way() > may_stay {
+                self.process()?;
+            }
         }
+        Ok(())
+    }
+
+    fn process(&mut self) -> Result<(), BackendError> {
+        let (counts, device_time) = self.worker.process()?;
+        let now = Instant::now();
+        self.meter.add(counts, now - self.counted, device_time);
+        self.counted = now;
+        self.publish_events();
+        self.publish_load(now);
         Ok(())
     }
 
@@ -153,7 +183,7 @@ impl<W: Worker> Loop<W> {
                 received += 1;
             }
             self.worker.forget_cancelled();
-            let idle = self.worker.occupancy() == (0, 0);
+            let idle = self.worker.occupancy() == (0, 0) && self.worker.under_way() == 0;
             if idle {
                 // Before the occupancy, so that who has awaited idleness sees them.
                 self.publish_events();

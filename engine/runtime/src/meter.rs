@@ -1,6 +1,8 @@
 //! What the loop measures of itself. The seconds come in as an argument.
 
-use ferrum_engine::EngineLoad;
+use std::time::Duration;
+
+use ferrum_engine::{EngineLoad, StepTimes};
 
 /// Busy seconds after which a measurement counts for 1/e of a new one.
 const MEMORY_SECONDS: f64 = 5.0;
@@ -61,11 +63,17 @@ pub(crate) struct Meter {
     cached_tokens: u64,
     generated_tokens: u64,
     steps: u64,
+    times: StepTimes,
 }
 
 impl Meter {
-    /// Adds a step.
-    pub(crate) fn add(&mut self, counts: StepCounts, seconds: f64) {
+    /// Adds a step that took `time`, the device `device_time` of it.
+    pub(crate) fn add(&mut self, counts: StepCounts, time: Duration, device_time: Duration) {
+        let seconds = time.as_secs_f64();
+        // The two clocks differ a little.
+        let device_time = device_time.min(time);
+        self.times.device.add(device_time.as_secs_f64());
+        self.times.host.add((time - device_time).as_secs_f64());
         let StepCounts {
             prefill_tokens,
             cached_tokens,
@@ -89,6 +97,7 @@ impl Meter {
             cached_tokens_total: self.cached_tokens,
             generated_tokens_total: self.generated_tokens,
             steps_total: self.steps,
+            step_times: self.times,
             ..queues
         }
     }
@@ -97,6 +106,17 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_device_does_not_take_of_a_step_is_the_hosts() {
+        let mut meter = Meter::default();
+        let ms = Duration::from_millis;
+        meter.add(StepCounts::default(), ms(10), ms(7));
+        // A clock of the device that runs ahead.
+        meter.add(StepCounts::default(), ms(10), ms(11));
+        let times = meter.complete(EngineLoad::default()).step_times;
+        assert!((times.host.seconds - 0.003).abs() < 1e-9 && (times.device.seconds - 0.017).abs() < 1e-9);
+    }
 
     #[test]
     fn a_rate_follows_the_newest_steps_and_weighs_them_by_their_time() {

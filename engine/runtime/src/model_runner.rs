@@ -1,9 +1,12 @@
 //! From a [`ScheduledBatch`] to the tokens drawn.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use ferrum_engine::TokenLogprob;
-use ferrum_kernels::{Backend, BackendError, ops::SampleRow};
+use ferrum_kernels::{
+    Backend, BackendError,
+    ops::{KNOWN, SampleRow},
+};
 use ferrum_models::BatchLimits;
 
 use crate::{
@@ -20,8 +23,21 @@ pub struct ModelRunner<B: Backend> {
     step: Arc<StepInputs>,
     /// Most blocks of a sequence.
     max_blocks: usize,
-    /// `(max_num_seqs)`
+    /// `(max_num_seqs)`: what the newest step draws.
     drawn: B::Indices,
+    /// `(max_num_seqs)`: which of these are the tokens of the step after it.
+    sources: B::Indices,
+    /// Steps that were asked for, the oldest first.
+    under_way: VecDeque<UnderWay<B>>,
+    /// For those to come.
+    spare: Vec<B::Step>,
+}
+
+/// A step that was asked for.
+struct UnderWay<B: Backend> {
+    step: B::Step,
+    /// How many log probabilities are wanted beside each draw.
+    logprobs: Vec<Option<u8>>,
 }
 
 /// What a step has drawn, one entry for each row that samples, in order.
@@ -31,6 +47,8 @@ pub struct Drawn {
     pub tokens: Vec<u32>,
     /// Log probabilities, where asked for.
     pub logprobs: Vec<Option<TokenLogprob>>,
+    /// How long the device took.
+    pub device_time: Duration,
 }
 
 impl<B: Backend> ModelRunner<B> {
@@ -55,6 +73,9 @@ impl<B: Backend> ModelRunner<B> {
         let first = runners.next().expect("a model has at least one rank");
         Ok(Self {
             drawn: first.backend.alloc_indices(limits.max_num_seqs)?,
+            sources: first.backend.alloc_indices(limits.max_num_seqs)?,
+            under_way: VecDeque::new(),
+            spare: Vec::new(),
             followers: runners.map(Follower::spawn).collect::<Result<_, _>>()?,
             first,
             step: Arc::default(),
@@ -62,7 +83,14 @@ impl<B: Backend> ModelRunner<B> {
         })
     }
 
-    /// Writes the inputs of `batch` to the devices; `sequences` are the scheduler's running ones. Followers begin.
+    /// Whether a step may be asked for before the one before it has brought its tokens: it pays, and no other device has
+    /// to be told them.
+    pub fn runs_ahead(&self) -> bool {
+        self.first.backend.runs_beside_host() && self.followers.is_empty()
+    }
+
+    /// Writes the inputs of `batch` to the devices; `sequences` are the scheduler's running ones. A token that the host
+    /// does not know yet comes from the newest step. Followers begin.
     ///
     /// # Errors
     /// What the device reports.
@@ -72,26 +100,54 @@ impl<B: Backend> ModelRunner<B> {
             .followers
             .iter()
             .try_for_each(|follower| follower.begin(Arc::clone(&self.step)));
-        let prepared = begun.and_then(|()| self.first.prepare(&self.step));
+        let prepared = begun
+            .and_then(|()| self.first.prepare(&self.step))
+            .and_then(|()| self.feed());
         if prepared.is_err() {
             self.first.backend.leave();
         }
         prepared
     }
 
-    /// Computes the step that was prepared and draws a token for each of `batch`'s rows that samples.
+    /// Asks for the step that was prepared, and for a token for each of `batch`'s rows that samples. Log probabilities
+    /// are had only if no other step is asked for before [`Self::finish`].
     ///
     /// # Errors
     /// What the model or a device reports.
-    pub fn forward(&mut self, batch: &ScheduledBatch, sequences: &[Sequence]) -> Result<Drawn, BackendError> {
-        let drawn = self.compute_and_draw(batch, sequences);
-        if drawn.is_err() {
+    pub fn forward(&mut self, batch: &ScheduledBatch, sequences: &[Sequence]) -> Result<(), BackendError> {
+        let asked = self.compute_and_draw(batch, sequences);
+        match asked {
+            Ok(step) => {
+                self.under_way.push_back(step);
+                Ok(())
+            }
+            Err(error) => self.with_followers(Err(error)),
+        }
+    }
+
+    /// Waits for the oldest step that was asked for.
+    ///
+    /// # Errors
+    /// What the model or a device reports.
+    ///
+    /// # Panics
+    /// If none was asked for.
+    pub fn finish(&mut self) -> Result<Drawn, BackendError> {
+        let UnderWay { mut step, logprobs } = self.under_way.pop_front().expect("a step is under way");
+        let drawn = self.read(&mut step, &logprobs);
+        self.spare.push(step);
+        self.with_followers(drawn)
+    }
+
+    /// What came of a step on the first device, and on the others.
+    fn with_followers<T>(&mut self, outcome: Result<T, BackendError>) -> Result<T, BackendError> {
+        if outcome.is_err() {
             // Others would wait for what will not come.
             self.first.backend.leave();
         }
         let finished: Result<Vec<()>, _> = self.followers.iter_mut().map(Follower::finish).collect();
-        match (drawn, finished) {
-            (Ok(drawn), Ok(_)) => Ok(drawn),
+        match (outcome, finished) {
+            (Ok(outcome), Ok(_)) => Ok(outcome),
             (Ok(_), Err(error)) => Err(error),
             (Err(error), _) if self.followers.is_empty() => Err(error),
             // If others failed too, one is the reason of the rest.
@@ -105,43 +161,67 @@ impl<B: Backend> ModelRunner<B> {
         }
     }
 
+    fn feed(&mut self) -> Result<(), BackendError> {
+        let Self {
+            first,
+            step,
+            drawn,
+            sources,
+            ..
+        } = self;
+        if step.sources.is_empty() {
+            return Ok(());
+        }
+        first.backend.write_indices(&step.sources, sources)?;
+        first.feed(drawn, sources, step.sources.len())
+    }
+
     fn compute_and_draw(
         &mut self,
         batch: &ScheduledBatch,
         sequences: &[Sequence],
-    ) -> Result<Drawn, BackendError> {
+    ) -> Result<UnderWay<B>, BackendError> {
+        let mut step = self.spare.pop().unwrap_or_default();
+        self.first.backend.begin_step(&mut step)?;
         self.first.compute()?;
         let RankRunner { backend, model, .. } = &self.first;
-        let (vocab, logits) = (model.vocab_size(), model.logits());
         let sampled: Vec<&Sequence> = batch
             .rows
             .iter()
             .filter(|row| row.samples)
             .map(|row| &sequences[row.index])
             .collect();
-        if sampled.is_empty() {
-            return Ok(Drawn::default());
+        if !sampled.is_empty() {
+            let rows: Vec<SampleRow<'_>> = sampled.iter().map(|sequence| sample_row(sequence)).collect();
+            backend.sample(model.logits(), model.vocab_size(), &rows, &mut self.drawn)?;
         }
-        let rows: Vec<SampleRow<'_>> = sampled.iter().map(|sequence| sample_row(sequence)).collect();
-        backend.sample(logits, vocab, &rows, &mut self.drawn)?;
-        let mut tokens = vec![0; rows.len()];
-        backend.read_indices_into(&self.drawn, &mut tokens)?;
-        let logprobs = sampled
-            .iter()
-            .zip(&tokens)
-            .enumerate()
-            .map(|(row, (sequence, &token))| {
-                let Some(top) = sequence.sampling().logprobs else {
-                    return Ok(None);
-                };
-                let found = backend.logprobs(logits, vocab, row, token, usize::from(top))?;
-                Ok(Some(TokenLogprob {
-                    logprob: found.chosen,
-                    top: found.top,
-                }))
-            })
-            .collect::<Result<_, BackendError>>()?;
-        Ok(Drawn { tokens, logprobs })
+        backend.end_step(&mut step, &self.drawn, sampled.len())?;
+        let wanted = sampled.iter().map(|sequence| sequence.sampling().logprobs);
+        Ok(UnderWay {
+            step,
+            logprobs: wanted.collect(),
+        })
+    }
+
+    fn read(&self, step: &mut B::Step, logprobs: &[Option<u8>]) -> Result<Drawn, BackendError> {
+        let RankRunner { backend, model, .. } = &self.first;
+        let mut tokens = Vec::with_capacity(logprobs.len());
+        let device_time = backend.finish_step(step, &mut tokens)?;
+        let of_row = |(row, (wanted, &token)): (usize, (&Option<u8>, &u32))| {
+            let Some(top) = *wanted else { return Ok(None) };
+            let found = backend.logprobs(model.logits(), model.vocab_size(), row, token, usize::from(top))?;
+            Ok(Some(TokenLogprob {
+                logprob: found.chosen,
+                top: found.top,
+            }))
+        };
+        let rows = logprobs.iter().zip(&tokens).enumerate();
+        let logprobs = rows.map(of_row).collect::<Result<_, BackendError>>()?;
+        Ok(Drawn {
+            tokens,
+            logprobs,
+            device_time,
+        })
     }
 }
 
@@ -155,6 +235,7 @@ impl StepInputs {
             context_lens,
             block_tables,
             logit_rows,
+            sources,
         } = self;
         for list in [
             &mut *ids,
@@ -164,6 +245,7 @@ impl StepInputs {
             context_lens,
             &mut *block_tables,
             logit_rows,
+            &mut *sources,
         ] {
             list.clear();
         }
@@ -181,6 +263,11 @@ impl StepInputs {
             let sequence = &sequences[row.index];
             let range = row.start..row.start + row.num_tokens;
             ids.extend_from_slice(&sequence.tokens()[range.clone()]);
+            if let Some(draw) = sequence.pending() {
+                // Only the last token is not known, and one that has been drawn comes before all prompts.
+                sources.resize(ids.len() - 1, KNOWN);
+                sources.push(index_of(draw));
+            }
             positions.extend(range.clone().map(index_of));
             slots.extend(range.clone().map(|position| sequence.table().slot(position)));
             cu_seqlens_q.push(index_of(ids.len()));

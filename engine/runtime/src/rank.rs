@@ -36,6 +36,8 @@ pub(crate) struct StepInputs {
     pub(crate) context_lens: Vec<u32>,
     pub(crate) block_tables: Vec<u32>,
     pub(crate) logit_rows: Vec<u32>,
+    /// For each of the first rows, which draw of the step before is its id; for the first device alone.
+    pub(crate) sources: Vec<u32>,
 }
 
 /// A device's part of the model, its cache, and the buffers of a step, all allocated once.
@@ -82,6 +84,16 @@ impl<B: Backend> RankRunner<B> {
         writes
             .into_iter()
             .try_for_each(|(from, to)| self.backend.write_indices(from, to))
+    }
+
+    /// Puts what the step before draws into the ids of the one that was prepared.
+    pub(crate) fn feed(
+        &mut self,
+        drawn: &B::Indices,
+        sources: &B::Indices,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        self.backend.feed(drawn, sources, rows, &mut self.inputs.ids)
     }
 
     /// The model's part of the step that was prepared.

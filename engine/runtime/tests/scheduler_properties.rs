@@ -1,41 +1,11 @@
 //! The scheduler and the cache under random arrivals, cancels, memory pressure and shared prefixes.
-//!
-//! The device is a vector of slots. The next token is a hash of all tokens read back through the block
-//! table, so that a wrong slot, a wrong block, a stale or an overwritten cache gives wrong tokens.
 
-use std::collections::{HashMap, HashSet};
+#[path = "support/simulation.rs"]
+mod simulation;
 
-use ferrum_engine::{GenerateRequest, KvEvent, SamplingParams};
-use ferrum_runtime::{
-    block_pool::{BLOCK_SIZE, blocks_for},
-    scheduler::{ScheduledBatch, Scheduler, SchedulerConfig, Sequence, SequenceId, max_cached_tokens},
-};
+use ferrum_runtime::scheduler::{SchedulerConfig, SequenceId};
 use proptest::prelude::*;
-
-/// Ids are below this, few enough that answers meet again.
-const VOCAB: u32 = 40;
-/// Ends a generation.
-const STOP: u32 = 0;
-
-fn next_token(context: impl Iterator<Item = u32>) -> u32 {
-    let hash = context.fold(0xcbf2_9ce4_8422_2325_u64, |hash, token| {
-        (hash ^ u64::from(token)).wrapping_mul(0x0100_0000_01b3)
-    });
-    u32::try_from((hash >> 32) % u64::from(VOCAB)).expect("below the vocabulary")
-}
-
-/// The tokens of a request that runs alone, without any cache.
-fn alone(request: &GenerateRequest) -> Vec<u32> {
-    let mut tokens = request.prompt.clone();
-    for _ in 0..request.max_tokens {
-        let token = next_token(tokens.iter().copied());
-        tokens.push(token);
-        if request.stop_token_ids.contains(&token) {
-            break;
-        }
-    }
-    tokens.split_off(request.prompt.len())
-}
+use simulation::{Simulation, VOCAB};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -78,164 +48,6 @@ fn configs() -> impl Strategy<Value = SchedulerConfig> {
     )
 }
 
-struct Live {
-    request: GenerateRequest,
-    generated: Vec<u32>,
-    /// The last step in which it may end.
-    deadline: usize,
-}
-
-struct Simulation {
-    config: SchedulerConfig,
-    scheduler: Scheduler,
-    slots: Vec<Option<u32>>,
-    live: HashMap<SequenceId, Live>,
-    cached: HashSet<u64>,
-    next_id: SequenceId,
-    step: usize,
-    finished: usize,
-}
-
-impl Simulation {
-    fn new(config: SchedulerConfig) -> Self {
-        Self {
-            config,
-            scheduler: Scheduler::new(config),
-            slots: vec![None; config.num_blocks * BLOCK_SIZE],
-            live: HashMap::new(),
-            cached: HashSet::new(),
-            next_id: 0,
-            step: 0,
-            finished: 0,
-        }
-    }
-
-    fn submit(&mut self, prompt: Vec<u32>, max_tokens: usize) {
-        let id = self.next_id;
-        self.next_id += 1;
-        let request = GenerateRequest {
-            id: id.to_string(),
-            prompt,
-            max_tokens,
-            sampling: SamplingParams::default(),
-            stop_token_ids: vec![STOP],
-        };
-        let fits = blocks_for(max_cached_tokens(request.prompt.len(), max_tokens)) <= self.config.num_blocks;
-        let taken = self.scheduler.submit(Sequence::new(id, request.clone())).is_ok();
-        assert_eq!(taken, fits, "refused exactly what an empty cache cannot hold");
-        if taken {
-            self.live.insert(
-                id,
-                Live {
-                    request,
-                    generated: Vec::new(),
-                    deadline: 0,
-                },
-            );
-            self.live.get_mut(&id).expect("inserted").deadline = self.step + self.longest_wait();
-        }
-    }
-
-    /// Steps until all live requests, the newest included, have ended, whatever arrives after them.
-    ///
-    /// In a step where one of them is prefilling, the oldest such gets at least `max_num_batched_tokens -
-    /// (max_num_seqs - 1)` tokens, as each other sequence decodes one at most: either so many prompt tokens
-    /// are computed, or a prompt ends. In a step where none is prefilling, the newest is decoding itself or,
-    /// while it waits, one of the older ones is. So each step uses up one unit of the sum.
-    fn longest_wait(&self) -> usize {
-        let least_prefill = self.config.max_num_batched_tokens - (self.config.max_num_seqs - 1);
-        let units =
-            |live: &Live| live.request.prompt.len().div_ceil(least_prefill) + 1 + live.request.max_tokens;
-        self.live.values().map(units).sum()
-    }
-
-    fn cancel(&mut self, pick: usize) {
-        let mut ids: Vec<_> = self.live.keys().copied().collect();
-        ids.sort_unstable();
-        if !ids.is_empty() {
-            let id = ids[pick % ids.len()];
-            self.live.remove(&id);
-            assert!(self.scheduler.cancel(id));
-            assert!(!self.scheduler.cancel(id), "gone");
-            self.scheduler.check_integrity().expect("sound after a cancel");
-        }
-    }
-
-    fn step(&mut self) {
-        let batch = self.scheduler.schedule();
-        self.scheduler.check_integrity().expect("sound after schedule");
-        assert_eq!(
-            batch.is_empty(),
-            self.live.is_empty(),
-            "there is a step exactly if there is work"
-        );
-        assert!(batch.num_tokens() <= self.config.max_num_batched_tokens);
-        assert!(batch.rows.len() <= self.config.max_num_seqs);
-        let drawn = self.compute(&batch);
-        let advances = self.scheduler.commit(&batch, &drawn);
-        self.scheduler.check_integrity().expect("sound after commit");
-        self.step += 1;
-        for advance in advances {
-            let live = self
-                .live
-                .get_mut(&advance.id)
-                .expect("only live sequences advance");
-            live.generated.push(advance.token);
-            assert!(self.step <= live.deadline, "sequence {} starves", advance.id);
-            if let Some((_, usage)) = advance.finished {
-                let live = self.live.remove(&advance.id).expect("live");
-                assert_eq!(live.generated, alone(&live.request), "as if it had run alone");
-                assert_eq!(usage.completion_tokens, live.generated.len());
-                assert!(usage.cached_tokens < usage.prompt_tokens);
-                self.finished += 1;
-            }
-        }
-        self.replay_events();
-    }
-
-    /// All writes first, then all reads, as a layer does.
-    fn compute(&mut self, batch: &ScheduledBatch) -> Vec<u32> {
-        for row in &batch.rows {
-            let sequence = &self.scheduler.running()[row.index];
-            for position in row.start..row.start + row.num_tokens {
-                let slot = sequence.table().slot(position) as usize;
-                self.slots[slot] = Some(sequence.tokens()[position]);
-            }
-        }
-        let sampled = batch.rows.iter().filter(|row| row.samples);
-        sampled
-            .map(|row| {
-                let sequence = &self.scheduler.running()[row.index];
-                let slots = (0..row.start + row.num_tokens).map(|at| sequence.table().slot(at) as usize);
-                next_token(slots.map(|slot| self.slots[slot].expect("written before it is read")))
-            })
-            .collect()
-    }
-
-    fn replay_events(&mut self) {
-        for event in self.scheduler.take_events() {
-            match event {
-                KvEvent::Cleared => self.cached.clear(),
-                KvEvent::Evicted { hash } => assert!(self.cached.remove(&hash), "evicted what was stored"),
-                KvEvent::Stored { hash, parent, tokens } => {
-                    assert_eq!(tokens.len(), BLOCK_SIZE);
-                    assert!(parent.is_none_or(|parent| self.cached.contains(&parent)));
-                    assert!(self.cached.insert(hash), "stored once");
-                }
-            }
-        }
-    }
-
-    fn run_out(&mut self) {
-        while !self.live.is_empty() {
-            self.step();
-        }
-        assert_eq!(self.scheduler.running().len(), 0);
-        let pool = self.scheduler.kv().pool();
-        assert_eq!(pool.num_available(), pool.num_blocks(), "no block is left behind");
-    }
-}
-
 fn prompt(family: u32, shared: usize, own: usize, id: SequenceId) -> Vec<u32> {
     let shared = (0..shared).map(|at| (family * 7 + u32::try_from(at).expect("small") * 3) % VOCAB);
     let salt = u32::try_from(id).expect("few");
@@ -250,8 +62,10 @@ proptest! {
     fn random_traffic_leaks_nothing_starves_nobody_and_changes_no_token(
         config in configs(),
         actions in actions(),
+        ahead in 0..2_usize,
     ) {
         let mut simulation = Simulation::new(config);
+        simulation.ahead = ahead;
         for action in actions {
             match action {
                 Action::Cancel(pick) => simulation.cancel(pick),
@@ -273,6 +87,23 @@ fn roomy() -> SchedulerConfig {
         num_blocks: 64,
         prefix_caching: true,
     }
+}
+
+#[test]
+fn a_step_is_decided_before_the_token_that_it_goes_on_from_is_known() {
+    let mut simulation = Simulation::new(roomy());
+    simulation.ahead = 1;
+    simulation.submit(vec![3, 4], 3);
+    simulation.step();
+    assert_eq!(simulation.scheduler.running()[0].pending(), Some(0));
+    assert!(simulation.live[&0].generated.is_empty());
+    simulation.step();
+    assert_eq!(simulation.live[&0].generated.len(), 1);
+    // Its third token is under way, and there is no fourth: nothing is asked for.
+    simulation.step();
+    assert!(simulation.scheduler.schedule().is_empty());
+    simulation.run_out();
+    assert_eq!(simulation.finished, 1);
 }
 
 #[test]

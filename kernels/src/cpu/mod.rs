@@ -18,10 +18,14 @@ mod pool;
 mod pooling;
 mod sampling;
 mod simd;
+mod step;
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use crate::{
@@ -35,6 +39,7 @@ pub use kv_cache::{CpuKvCache, KvSide, KvStorage};
 pub use linear::CpuWeight;
 pub use pool::ThreadPool;
 pub use simd::{Isa, detect};
+pub use step::CpuStep;
 
 /// Name of this device in errors, logs and the model card.
 pub const DEVICE: &str = "cpu";
@@ -123,6 +128,7 @@ impl BackendTypes for CpuBackend {
     type Weight = CpuWeight;
     type KvCache = CpuKvCache;
     type Recorded = ();
+    type Step = CpuStep;
 }
 
 impl Backend for CpuBackend {
@@ -212,6 +218,21 @@ impl Backend for CpuBackend {
 
     fn allocated_bytes(&self) -> usize {
         self.allocated.load(Ordering::Relaxed)
+    }
+
+    fn begin_step(&self, step: &mut CpuStep) -> Result<(), BackendError> {
+        step.begin();
+        Ok(())
+    }
+
+    fn end_step(&self, step: &mut CpuStep, drawn: &CpuIndices, count: usize) -> Result<(), BackendError> {
+        check_len("end_step: drawn", drawn.len(), count)?;
+        step.end(&drawn[..count]);
+        Ok(())
+    }
+
+    fn finish_step(&self, step: &mut CpuStep, tokens: &mut Vec<u32>) -> Result<Duration, BackendError> {
+        Ok(step.finish(tokens))
     }
 }
 

@@ -24,9 +24,10 @@ mod pooling;
 mod recorded;
 mod rope_rows;
 mod sampling;
+mod step;
 mod weight;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     backend::{Backend, BackendError, BackendTypes, KvDtype, KvLayout, KvPrecision, StepShape},
@@ -39,6 +40,7 @@ pub use buffer::{CudaBuffer, CudaIndices, Element};
 pub use collective::probe_ranks;
 pub use device::{CudaUnavailable, GpuFacts};
 pub use recorded::Recorded;
+pub use step::CudaStep;
 pub use weight::CudaWeight;
 
 use device::Device;
@@ -112,6 +114,7 @@ impl BackendTypes for CudaBackend {
     type Weight = CudaWeight;
     type KvCache = CudaKvCache;
     type Recorded = Recorded;
+    type Step = CudaStep;
 }
 
 impl Backend for CudaBackend {
@@ -200,6 +203,24 @@ impl Backend for CudaBackend {
 
     fn free_bytes(&self) -> Option<u64> {
         self.device.free_bytes().ok().map(|bytes| bytes as u64)
+    }
+
+    fn total_bytes(&self) -> Option<u64> {
+        Some(self.device.facts.memory_bytes as u64)
+    }
+
+    fn begin_step(&self, step: &mut CudaStep) -> Result<(), BackendError> {
+        step.begin(&self.device)
+    }
+
+    fn end_step(&self, step: &mut CudaStep, drawn: &CudaIndices, count: usize) -> Result<(), BackendError> {
+        step.end(&self.device, drawn, count)
+    }
+
+    fn finish_step(&self, step: &mut CudaStep, tokens: &mut Vec<u32>) -> Result<Duration, BackendError> {
+        let took = step.finish(tokens)?;
+        self.check_ranks()?;
+        Ok(took)
     }
 
     fn run_recorded(

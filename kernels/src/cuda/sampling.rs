@@ -16,6 +16,7 @@ use crate::{
 const ROW_WORDS: usize = 14;
 const CHANGE_WORDS: usize = 5;
 const THREADS: usize = 1024;
+const FEED_THREADS: usize = 128;
 /// Blocks of a cluster on any device that knows them.
 const MAX_CLUSTER: usize = 8;
 
@@ -76,6 +77,26 @@ impl SamplingOps for CudaBackend {
             .wide(row_memory.address())
             .wide(change_memory.address())
             .wide(out.address())
+            .run()
+    }
+
+    fn feed(
+        &self,
+        drawn: &CudaIndices,
+        sources: &CudaIndices,
+        rows: usize,
+        ids: &mut CudaIndices,
+    ) -> Result<(), BackendError> {
+        sources.check("feed: sources", rows)?;
+        ids.check("feed: ids", rows)?;
+        self.device
+            .kernel("feed_ids")?
+            .grid(rows.div_ceil(FEED_THREADS), 1, 1)
+            .threads(FEED_THREADS)
+            .wide(drawn.address())
+            .wide(sources.address())
+            .int(rows)
+            .wide(ids.address())
             .run()
     }
 

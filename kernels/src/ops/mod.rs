@@ -17,4 +17,4 @@ pub use collective::{CollectiveOps, GatheredColumns, Rank};
 pub use linear::LinearOps;
 pub use norm::NormOps;
 pub use pooling::PoolingOps;
-pub use sampling::{SampleRow, SamplingOps, TokenLogprobs};
+pub use sampling::{KNOWN, SampleRow, SamplingOps, TokenLogprobs};

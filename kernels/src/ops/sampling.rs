@@ -42,6 +42,9 @@ pub struct TokenLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
+/// As the source of a row of [`SamplingOps::feed`]: its id is known already.
+pub const KNOWN: u32 = u32::MAX;
+
 /// Sampling from logits `(rows, vocab)`.
 pub trait SamplingOps: BackendTypes {
     /// One id a row into `out` `(rows.len())`; `logits` are not changed.
@@ -51,6 +54,16 @@ pub trait SamplingOps: BackendTypes {
         vocab: usize,
         rows: &[SampleRow<'_>],
         out: &mut Self::Indices,
+    ) -> Result<(), BackendError>;
+
+    /// Puts what was drawn into the inputs of the step that follows, without the host: `ids[i] = drawn[sources[i]]` for
+    /// the first `rows`, but where the source is [`KNOWN`].
+    fn feed(
+        &self,
+        drawn: &Self::Indices,
+        sources: &Self::Indices,
+        rows: usize,
+        ids: &mut Self::Indices,
     ) -> Result<(), BackendError>;
 
     /// Log probabilities of `token` and of the `top` likeliest in row `row`.

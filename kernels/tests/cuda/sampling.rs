@@ -1,7 +1,7 @@
 use ferrum_kernels::{
     Backend,
-    cuda::Element,
-    ops::{SampleRow, SamplingOps},
+    cuda::{CudaStep, Element},
+    ops::{KNOWN, SampleRow, SamplingOps},
 };
 
 use crate::{support::Random, twin::Twin};
@@ -96,6 +96,56 @@ fn draws_are_the_cpus() {
             check(&twin, vocab, &values, &rows);
         }
     }
+}
+
+#[test]
+fn what_was_drawn_is_fed_to_the_rows_that_ask_for_it() {
+    let twin = Twin::new(Element::Bf16);
+    let mut random = Random(5);
+    for rows in [1, 3, 64, 1000] {
+        let drawn: Vec<u32> = (0..rows).map(|_| random.bits() as u32).collect();
+        let source = |i: usize| if i % 3 == 1 { KNOWN } else { (rows - 1 - i) as u32 };
+        let sources: Vec<u32> = (0..rows).map(source).collect();
+        let (gpu_drawn, cpu_drawn) = twin.indices(&drawn);
+        let (gpu_sources, cpu_sources) = twin.indices(&sources);
+        let (mut ids, mut expected) = twin.indices(&vec![7; rows + 1]);
+        twin.gpu
+            .feed(&gpu_drawn, &gpu_sources, rows, &mut ids)
+            .expect("ids");
+        twin.cpu
+            .feed(&cpu_drawn, &cpu_sources, rows, &mut expected)
+            .expect("ids");
+        let mut got = vec![0; rows + 1];
+        twin.gpu.read_indices_into(&ids, &mut got).expect("ids");
+        assert_eq!(got, expected[..]);
+    }
+}
+
+#[test]
+fn steps_bring_what_they_have_drawn_though_others_follow_them() {
+    let twin = Twin::new(Element::Bf16);
+    let gpu = &twin.gpu;
+    let mut drawn = gpu.alloc_indices(600).expect("memory");
+    let mut steps: Vec<CudaStep> = (0..3).map(|_| CudaStep::default()).collect();
+    let count = |round: u32, i: u32| [5, 0, 600][(i + round) as usize % 3];
+    for round in 0..3 {
+        for (i, step) in (0..).zip(&mut steps) {
+            gpu.begin_step(step).expect("begun");
+            gpu.write_indices(&[100 * round + i; 600], &mut drawn)
+                .expect("room");
+            gpu.end_step(step, &drawn, count(round, i)).expect("ended");
+        }
+        let mut tokens = vec![1];
+        for (i, step) in (0..).zip(&mut steps) {
+            let took = gpu.finish_step(step, &mut tokens).expect("finished");
+            assert_eq!(tokens, vec![100 * round + i; count(round, i)]);
+            assert!(took.as_secs_f64() < 1.0);
+        }
+    }
+    assert!(
+        gpu.end_step(&mut CudaStep::default(), &drawn, 1).is_err(),
+        "not begun"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use ferrum_kernels::{
     Backend,
     cpu::CpuBackend,
-    ops::{SampleRow, SamplingOps},
+    ops::{KNOWN, SampleRow, SamplingOps},
 };
 
 use crate::{
@@ -32,6 +32,43 @@ fn greedy_is_the_first_of_the_largest_wherever_it_is() {
             }
         }
     }
+}
+
+#[test]
+fn what_was_drawn_is_fed_to_the_rows_that_ask_for_it() {
+    for backend in backends(1) {
+        let indices = |values: &[u32]| {
+            let mut indices = backend.alloc_indices(values.len()).expect("memory");
+            backend.write_indices(values, &mut indices).expect("room");
+            indices
+        };
+        let mut ids = indices(&[1, 2, 3, 4]);
+        backend
+            .feed(&indices(&[70, 71, 72]), &indices(&[2, KNOWN, 0]), 3, &mut ids)
+            .expect("ids");
+        assert_eq!(ids[..], [72, 2, 70, 4]);
+        let refused = backend.feed(&indices(&[70]), &indices(&[1]), 1, &mut ids);
+        assert!(refused.is_err(), "nothing was drawn there");
+    }
+}
+
+#[test]
+fn a_step_brings_what_it_has_drawn() {
+    let backend = CpuBackend::new(1);
+    let mut drawn = backend.alloc_indices(3).expect("memory");
+    let (mut step, mut tokens) = (Default::default(), vec![9]);
+    for count in [3, 0, 2] {
+        backend.begin_step(&mut step).expect("begun");
+        backend.write_indices(&[4, 5, 6], &mut drawn).expect("room");
+        backend.end_step(&mut step, &drawn, count).expect("ended");
+        backend.write_indices(&[0; 3], &mut drawn).expect("room");
+        backend.finish_step(&mut step, &mut tokens).expect("finished");
+        assert_eq!(tokens, [4, 5, 6][..count]);
+    }
+    assert!(
+        backend.end_step(&mut step, &drawn, 4).is_err(),
+        "more than there are"
+    );
 }
 
 #[test]

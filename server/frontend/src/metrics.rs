@@ -1,11 +1,16 @@
 //! What Prometheus reads, `ferrum_engine_<noun>_<unit>`.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use ferrum_engine::EngineLoad;
+use ferrum_engine::{DeviceMemory, Durations, EngineLoad, StepTimes};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-    core::Collector, exponential_buckets,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+    core::{Collector, Desc},
+    exponential_buckets, proto,
 };
 
 /// All metrics of one frontend.
@@ -51,6 +56,16 @@ struct LoadMetrics {
     blocks: IntGauge,
     free_blocks: IntGauge,
     ready: IntGauge,
+    step_times: StepHistogram,
+    /// Without a series where the device has no memory of its own.
+    memory: IntGaugeVec,
+}
+
+/// The engine's own histograms, as they are: they cannot be told apart into observations again.
+#[derive(Clone)]
+struct StepHistogram {
+    desc: Desc,
+    times: Arc<Mutex<StepTimes>>,
 }
 
 impl Metrics {
@@ -92,6 +107,12 @@ impl Metrics {
                     "KV blocks that could be given out, cached ones included",
                 ),
                 ready: make.gauge("ready", "1 when a token can be made"),
+                step_times: make.register(StepHistogram::new()),
+                memory: make.gauges(
+                    "gpu_memory_bytes",
+                    "Memory of the GPUs that share the model: all, free, of weights, of the KV cache",
+                    "kind",
+                ),
             },
             registry,
         }
@@ -140,7 +161,80 @@ impl LoadMetrics {
         self.queued_prefill_tokens.set(load.queued_prefill_tokens as i64);
         self.blocks.set(load.total_blocks as i64);
         self.free_blocks.set(load.free_blocks as i64);
+        self.step_times.set(load.step_times);
+        if let Some(memory) = load.memory {
+            let DeviceMemory {
+                total_bytes,
+                free_bytes,
+                weights_bytes,
+                kv_cache_bytes,
+            } = memory;
+            for (kind, bytes) in [
+                ("total", total_bytes),
+                ("free", free_bytes),
+                ("weights", weights_bytes),
+                ("kv_cache", kv_cache_bytes),
+            ] {
+                self.memory.with_label_values(&[kind]).set(bytes as i64);
+            }
+        }
     }
+}
+
+impl StepHistogram {
+    fn new() -> prometheus::Result<Self> {
+        let help = "Time of a step: of the device, and of the host while the device waits for it";
+        let name = full("step_duration_seconds");
+        Ok(Self {
+            desc: Desc::new(name, help.to_owned(), vec!["part".to_owned()], Default::default())?,
+            times: Arc::default(),
+        })
+    }
+
+    fn set(&self, times: StepTimes) {
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner) = times;
+    }
+}
+
+impl Collector for StepHistogram {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        let StepTimes { device, host } = *self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut family = proto::MetricFamily::default();
+        family.set_name(self.desc.fq_name.clone());
+        family.set_help(self.desc.help.clone());
+        family.set_field_type(proto::MetricType::HISTOGRAM);
+        family.set_metric(
+            [("device", device), ("host", host)]
+                .map(|(part, times)| histogram(part, &times))
+                .into(),
+        );
+        vec![family]
+    }
+}
+
+fn histogram(part: &str, times: &Durations) -> proto::Metric {
+    let mut label = proto::LabelPair::default();
+    label.set_name("part".to_owned());
+    label.set_value(part.to_owned());
+    let mut below = 0;
+    let bucket = |(bound, count): (f64, &u64)| {
+        below += count;
+        let mut bucket = proto::Bucket::default();
+        bucket.set_upper_bound(bound);
+        bucket.set_cumulative_count(below);
+        bucket
+    };
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(Durations::bounds().zip(&times.counts).map(bucket).collect());
+    histogram.set_sample_count(times.counts.iter().sum());
+    histogram.set_sample_sum(times.seconds);
+    let mut metric = proto::Metric::from_label(vec![label]);
+    metric.set_histogram(histogram);
+    metric
 }
 
 /// Makes metrics and registers them. Names and buckets are constants, so that nothing can fail but by a mistake in
@@ -160,6 +254,10 @@ impl Make<'_> {
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
         self.register(IntGauge::with_opts(Opts::new(full(name), help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, label: &str) -> IntGaugeVec {
+        self.register(IntGaugeVec::new(Opts::new(full(name), help), &[label]))
     }
 
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
@@ -183,4 +281,62 @@ fn full(name: &str) -> String {
 /// `count` bounds that double from `start`.
 fn buckets(start: f64, count: usize) -> Vec<f64> {
     exponential_buckets(start, 2.0, count).expect("start is positive, the factor above 1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(load: EngineLoad) -> String {
+        String::from_utf8(Metrics::new().render(true, Some(load))).expect("text")
+    }
+
+    #[test]
+    fn the_time_of_steps_is_told_for_device_and_host() {
+        let mut step_times = StepTimes::default();
+        for (device, host) in [(0.002, 0.0001), (0.003, 0.00015), (9.0, 0.0)] {
+            step_times.device.add(device);
+            step_times.host.add(host);
+        }
+        let text = text(EngineLoad {
+            step_times,
+            ..EngineLoad::default()
+        });
+        for line in [
+            "ferrum_engine_step_duration_seconds_bucket{part=\"device\",le=\"0.00256\"} 1",
+            "ferrum_engine_step_duration_seconds_bucket{part=\"device\",le=\"0.00512\"} 2",
+            "ferrum_engine_step_duration_seconds_bucket{part=\"device\",le=\"+Inf\"} 3",
+            "ferrum_engine_step_duration_seconds_sum{part=\"device\"} 9.005",
+            "ferrum_engine_step_duration_seconds_count{part=\"host\"} 3",
+            "ferrum_engine_step_duration_seconds_bucket{part=\"host\",le=\"0.00016\"} 3",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn memory_is_told_where_the_device_has_its_own() {
+        let name = "ferrum_engine_gpu_memory_bytes";
+        assert!(!text(EngineLoad::default()).contains(name));
+        let memory = DeviceMemory {
+            total_bytes: 80 << 30,
+            free_bytes: 10 << 30,
+            weights_bytes: 8 << 30,
+            kv_cache_bytes: 60 << 30,
+        };
+        let text = text(EngineLoad {
+            memory: Some(memory),
+            ..EngineLoad::default()
+        });
+        for (kind, gib) in [("total", 80_u64), ("free", 10), ("weights", 8), ("kv_cache", 60)] {
+            let line = format!("{name}{{kind=\"{kind}\"}} {}", gib << 30);
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
 }

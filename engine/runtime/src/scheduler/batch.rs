@@ -47,11 +47,27 @@ pub struct ScheduledRow {
     pub samples: bool,
 }
 
+/// A step that was asked for and has brought nothing yet. It names sequences, as they may go away in the meantime.
+#[derive(Debug)]
+pub struct LaunchedBatch {
+    pub(super) rows: Vec<LaunchedRow>,
+}
+
+#[derive(Debug)]
+pub(super) struct LaunchedRow {
+    pub(super) id: SequenceId,
+    /// Tokens of the sequence that are computed with it; the next is drawn, if the row samples.
+    pub(super) end: usize,
+    pub(super) samples: bool,
+}
+
 /// What a step brought one sequence: a token, and the end if that was the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Advance {
     /// The sequence.
     pub id: SequenceId,
+    /// Which of the step's draws it is.
+    pub draw: usize,
     /// The token drawn.
     pub token: u32,
     /// Why it ended, and its usage; its blocks are free already.

@@ -16,8 +16,9 @@ use std::collections::VecDeque;
 
 use ferrum_engine::{KvEvent, LaunchConfig};
 
+use self::batch::LaunchedRow;
 pub use self::{
-    batch::{Advance, ScheduledBatch, ScheduledRow},
+    batch::{Advance, LaunchedBatch, ScheduledBatch, ScheduledRow},
     sequence::{Sequence, SequenceId, max_cached_tokens},
 };
 use crate::{block_pool::blocks_for, kv_cache::KvCache};
@@ -105,8 +106,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Forgets a sequence, wherever it is; its blocks are free when this returns. Not between
-    /// [`Self::schedule`] and [`Self::commit`].
+    /// Forgets a sequence, wherever it is; its blocks are free when this returns: a step under way that still writes to
+    /// them ends before any that is decided later begins. Not between [`Self::schedule`] and [`Self::launch`].
     pub fn cancel(&mut self, id: SequenceId) -> bool {
         if let Some(at) = self.running.iter().position(|sequence| sequence.id() == id) {
             self.kv.release(self.running.remove(at).table);
@@ -117,11 +118,13 @@ impl Scheduler {
         self.waiting.len() < before
     }
 
-    /// Decides the next step. It is empty only if nothing waits and nothing runs.
+    /// Decides the next step. It is empty only if nothing waits and nothing runs, or what runs lacks nothing but the
+    /// tokens of a step under way.
     pub fn schedule(&mut self) -> ScheduledBatch {
         let mut batch = ScheduledBatch::default();
         for index in 0..self.running.len() {
-            if self.running[index].decodes() {
+            let sequence = &self.running[index];
+            if sequence.decodes() && !sequence.is_complete() {
                 self.add_row(index, 1, &mut batch);
             }
         }
@@ -137,28 +140,53 @@ impl Scheduler {
         batch
     }
 
-    /// Takes the tokens that the step has drawn, one for each row that samples, in order.
+    /// Says that the step was asked for. The next may be decided before it has brought its tokens; each sequence has a
+    /// token more then, which is not known yet ([`Sequence::pending`]).
+    pub fn launch(&mut self, batch: &ScheduledBatch) -> LaunchedBatch {
+        let mut draws = 0..;
+        let launch = |row: &ScheduledRow| {
+            let sequence = &mut self.running[row.index];
+            let end = row.start + row.num_tokens;
+            sequence.computed = end;
+            if row.samples {
+                sequence.push_pending(draws.next().expect("there is no last number"));
+            }
+            LaunchedRow {
+                id: sequence.id(),
+                end,
+                samples: row.samples,
+            }
+        };
+        LaunchedBatch {
+            rows: batch.rows.iter().map(launch).collect(),
+        }
+    }
+
+    /// Takes the tokens that the oldest step under way has drawn, one for each row that samples, in order. What has gone
+    /// in the meantime is passed over.
     ///
     /// # Panics
     /// If `drawn` are not as many.
-    pub fn commit(&mut self, batch: &ScheduledBatch, drawn: &[u32]) -> Vec<Advance> {
+    pub fn settle(&mut self, batch: &LaunchedBatch, drawn: &[u32]) -> Vec<Advance> {
         let mut advances = Vec::with_capacity(drawn.len());
-        let mut drawn = drawn.iter();
+        let mut drawn = drawn.iter().copied().enumerate();
         for row in &batch.rows {
-            let sequence = &mut self.running[row.index];
-            sequence.computed += row.num_tokens;
-            let Sequence {
-                table,
-                tokens,
-                computed,
-                ..
-            } = sequence;
-            self.kv.cache_full_blocks(table, tokens, *computed);
-            if row.samples {
-                let &token = drawn.next().expect("a token for each row that samples");
-                let finished = sequence.push(token).map(|reason| (reason, sequence.usage()));
+            let draw = row
+                .samples
+                .then(|| drawn.next().expect("a token for each row that samples"));
+            let Ok(at) = self.running.binary_search_by_key(&row.id, Sequence::id) else {
+                continue;
+            };
+            let sequence = &mut self.running[at];
+            let Sequence { table, tokens, .. } = sequence;
+            self.kv.cache_full_blocks(table, tokens, row.end);
+            if let Some((draw, token)) = draw {
+                let finished = sequence
+                    .settle(row.end, token)
+                    .map(|reason| (reason, sequence.usage()));
                 advances.push(Advance {
-                    id: sequence.id(),
+                    id: row.id,
+                    draw,
                     token,
                     finished,
                 });
@@ -169,6 +197,15 @@ impl Scheduler {
             self.cancel(advance.id);
         }
         advances
+    }
+
+    /// [`Self::launch`] and [`Self::settle`] at once, where a step brings its tokens before the next is decided.
+    ///
+    /// # Panics
+    /// As [`Self::settle`].
+    pub fn commit(&mut self, batch: &ScheduledBatch, drawn: &[u32]) -> Vec<Advance> {
+        let launched = self.launch(batch);
+        self.settle(&launched, drawn)
     }
 
     /// The sequences that hold blocks, in the order of arrival.

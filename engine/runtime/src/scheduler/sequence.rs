@@ -17,6 +17,8 @@ pub struct Sequence {
     max_tokens: usize,
     stop_token_ids: Vec<u32>,
     sampling: SamplingParams,
+    /// While the last token is not known: which draw of the newest step it is.
+    pending: Option<usize>,
     /// Tokens whose keys and values are in the cache.
     pub(super) computed: usize,
     /// Of the prompt, tokens that were found in the cache.
@@ -41,6 +43,7 @@ impl Sequence {
             max_tokens,
             stop_token_ids,
             sampling,
+            pending: None,
             computed: 0,
             cached: 0,
             table: BlockTable::default(),
@@ -72,6 +75,27 @@ impl Sequence {
         &self.sampling
     }
 
+    /// While the last of [`Self::tokens`] stands for one that is not known yet: which draw of the newest step it is.
+    pub fn pending(&self) -> Option<usize> {
+        self.pending
+    }
+
+    /// Whether the host need not know a token to ask for the next: penalties count tokens, and log probabilities are
+    /// read from the logits of their own step.
+    pub fn runs_ahead(&self) -> bool {
+        let SamplingParams {
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            logprobs,
+            ..
+        } = &self.sampling;
+        *repetition_penalty == 1.0
+            && *presence_penalty == 0.0
+            && *frequency_penalty == 0.0
+            && logprobs.is_none()
+    }
+
     /// Its blocks.
     pub fn table(&self) -> &BlockTable {
         &self.table
@@ -101,13 +125,33 @@ impl Sequence {
         self.computed >= self.prompt_len
     }
 
-    /// Adds the token that was drawn. Says why, if it was the last.
-    pub(super) fn push(&mut self, token: u32) -> Option<FinishReason> {
-        self.tokens.push(token);
-        if self.stop_token_ids.contains(&token) {
-            return Some(FinishReason::Stop);
+    /// Whether all its tokens are drawn, known or not.
+    pub(super) fn is_complete(&self) -> bool {
+        self.generated().len() >= self.max_tokens
+    }
+
+    /// Makes room for a token that is the step's draw number `draw`.
+    pub(super) fn push_pending(&mut self, draw: usize) {
+        self.tokens.push(0);
+        self.pending = Some(draw);
+    }
+
+    /// The token at `at` is known now. Says why, if it is the last; what was drawn after it is forgotten.
+    pub(super) fn settle(&mut self, at: usize, token: u32) -> Option<FinishReason> {
+        self.tokens[at] = token;
+        if at + 1 == self.tokens.len() {
+            self.pending = None;
         }
-        (self.generated().len() >= self.max_tokens).then_some(FinishReason::Length)
+        let reason = if self.stop_token_ids.contains(&token) {
+            FinishReason::Stop
+        } else if at + 1 - self.prompt_len >= self.max_tokens {
+            FinishReason::Length
+        } else {
+            return None;
+        };
+        self.tokens.truncate(at + 1);
+        self.pending = None;
+        Some(reason)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use ferrum_engine::{GenerateRequest, LaunchConfig, SamplingParams, SharedEngine, Task};
+use ferrum_engine::{GenerateRequest, LaunchConfig, ModelCard, SamplingParams, SharedEngine, Task};
 use ferrum_kernels::{Backend, cpu::CpuBackend};
 use ferrum_models::{CausalLm, LoadOptions, Model};
 use ferrum_runtime::{Generator, RankModel};
@@ -41,6 +41,21 @@ pub fn start_decoder(path: &Path, config: &LaunchConfig, num_blocks: usize) -> S
     })
 }
 
+/// As [`start_decoder`], on `backend`, with or without asking for a step before the one before it has brought its tokens.
+pub fn start_running<B: Backend>(
+    ahead: bool,
+    backend: B,
+    path: &Path,
+    config: &LaunchConfig,
+    num_blocks: usize,
+) -> SharedEngine {
+    let (generator, card) = generator(vec![backend], path, config, num_blocks, |_, model| model);
+    generator
+        .running_ahead(ahead)
+        .spawn(card, config)
+        .expect("a thread")
+}
+
 /// As [`start_decoder`], on the ranks of `backends`; `change` may put another model in the place of a rank's.
 pub fn start_ranks<B: Backend>(
     backends: Vec<B>,
@@ -49,6 +64,17 @@ pub fn start_ranks<B: Backend>(
     num_blocks: usize,
     change: impl Fn(usize, Box<dyn CausalLm<B>>) -> Box<dyn CausalLm<B>>,
 ) -> SharedEngine {
+    let (generator, card) = generator(backends, path, config, num_blocks, change);
+    generator.spawn(card, config).expect("a thread")
+}
+
+fn generator<B: Backend>(
+    backends: Vec<B>,
+    path: &Path,
+    config: &LaunchConfig,
+    num_blocks: usize,
+    change: impl Fn(usize, Box<dyn CausalLm<B>>) -> Box<dyn CausalLm<B>>,
+) -> (Generator<B>, ModelCard) {
     let options = LoadOptions {
         max_num_batched_tokens: config.max_num_batched_tokens,
         max_num_seqs: config.max_num_seqs,
@@ -67,10 +93,7 @@ pub fn start_ranks<B: Backend>(
     card.max_model_len = ranks[0].model.max_model_len();
     card.vocab_size = ranks[0].model.vocab_size();
     let generator = Generator::on_ranks(ranks, config, (num_blocks, card.max_model_len));
-    generator
-        .expect("there is memory")
-        .spawn(card, config)
-        .expect("a thread")
+    (generator.expect("there is memory"), card)
 }
 
 /// Eight requests, of which every second shares its first tokens with the one before; half of them greedy, half seeded.

@@ -1,11 +1,13 @@
 //! A device that holds vectors. It has what a runner needs; what only layers need, it refuses.
 
+use std::time::Duration;
+
 use ferrum_kernels::{
     Backend, BackendError, HostTensor,
     backend::{BackendTypes, KvLayout},
     ops::{
-        ActivationOps, AttentionMask, AttentionOps, CollectiveOps, Gelu, HeadLayout, LinearOps, NormOps,
-        PagedBatch, PoolingOps, SampleRow, SamplingOps, TokenLogprobs,
+        ActivationOps, AttentionMask, AttentionOps, CollectiveOps, Gelu, HeadLayout, KNOWN, LinearOps,
+        NormOps, PagedBatch, PoolingOps, SampleRow, SamplingOps, TokenLogprobs,
     },
 };
 
@@ -35,6 +37,7 @@ impl BackendTypes for MockBackend {
     /// The id whose keys and values each slot holds.
     type KvCache = Vec<Option<u32>>;
     type Recorded = ();
+    type Step = Vec<u32>;
 }
 
 impl Backend for MockBackend {
@@ -85,6 +88,20 @@ impl Backend for MockBackend {
     fn allocated_bytes(&self) -> usize {
         0
     }
+
+    fn begin_step(&self, _: &mut Vec<u32>) -> Done {
+        Ok(())
+    }
+
+    fn end_step(&self, step: &mut Vec<u32>, drawn: &Indices, count: usize) -> Done {
+        *step = drawn[..count].to_vec();
+        Ok(())
+    }
+
+    fn finish_step(&self, step: &mut Vec<u32>, tokens: &mut Vec<u32>) -> Result<Duration, BackendError> {
+        *tokens = std::mem::take(step);
+        Ok(Duration::ZERO)
+    }
 }
 
 impl SamplingOps for MockBackend {
@@ -105,6 +122,15 @@ impl SamplingOps for MockBackend {
                 let (seed, position) = (sample.seed as u32, sample.position as u32);
                 super::next_token(&[greedy, seed, position])
             };
+        }
+        Ok(())
+    }
+
+    fn feed(&self, drawn: &Indices, sources: &Indices, rows: usize, ids: &mut Indices) -> Done {
+        for (id, &source) in ids.iter_mut().zip(&sources[..rows]) {
+            if source != KNOWN {
+                *id = drawn[source as usize];
+            }
         }
         Ok(())
     }

@@ -218,6 +218,16 @@ impl Mock {
 
     /// A decoder.
     pub fn start(config: &LaunchConfig, num_blocks: usize, before_step: BeforeStep) -> Self {
+        Self::start_running(false, config, num_blocks, before_step)
+    }
+
+    /// A decoder that is asked for a step before the one before it has brought its tokens, if `ahead`.
+    pub fn start_running(
+        ahead: bool,
+        config: &LaunchConfig,
+        num_blocks: usize,
+        before_step: BeforeStep,
+    ) -> Self {
         let model = MockModel::new(config, before_step);
         let log = Arc::clone(&model.log);
         let backend = Arc::new(MockBackend);
@@ -225,6 +235,7 @@ impl Mock {
         let card = card(Task::Chat, config, num_blocks);
         let engine = generator
             .expect("the mock allocates")
+            .running_ahead(ahead)
             .spawn(card, config)
             .expect("a thread");
         Self { engine, log }

@@ -17,7 +17,7 @@ use std::cell::Cell;
 use crate::{
     backend::BackendError,
     cpu::{CpuBackend, CpuBuffer, CpuIndices, check_len, shape_error},
-    ops::{SampleRow, SamplingOps, TokenLogprobs},
+    ops::{KNOWN, SampleRow, SamplingOps, TokenLogprobs},
 };
 
 use candidates::Candidate;
@@ -67,6 +67,24 @@ impl SamplingOps for CpuBackend {
             let logits = &logits[index * vocab..][..vocab];
             out[0] = with_workspace(|workspace| self.sample_row(logits, &rows[index], workspace));
         });
+        Ok(())
+    }
+
+    fn feed(
+        &self,
+        drawn: &CpuIndices,
+        sources: &CpuIndices,
+        rows: usize,
+        ids: &mut CpuIndices,
+    ) -> Result<(), BackendError> {
+        check_len("feed: sources", sources.len(), rows)?;
+        check_len("feed: ids", ids.len(), rows)?;
+        for (id, &source) in ids[..rows].iter_mut().zip(&sources[..rows]) {
+            if source != KNOWN {
+                check_len("feed: drawn", drawn.len(), source as usize + 1)?;
+                *id = drawn[source as usize];
+            }
+        }
         Ok(())
     }
 

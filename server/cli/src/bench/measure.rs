@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ferrum_engine::Task;
+use ferrum_engine::{StepTimes, Task};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::task::JoinSet;
@@ -60,6 +60,8 @@ pub(crate) struct Figures {
     pub(crate) tpot_ms: Option<Quantiles>,
     /// From request to end.
     pub(crate) latency_ms: Quantiles,
+    /// Which part of the engine's steps its device waits for the host; `null` with an endpoint.
+    pub(crate) host_share: Option<f64>,
 }
 
 /// Of times in milliseconds.
@@ -89,8 +91,12 @@ pub(crate) async fn measure(
     let rounds = workload.requests.div_ceil(concurrency);
     let all = workload.warmup_rounds + rounds;
     let mut measured = Vec::with_capacity(rounds);
+    let mut before = None;
     for number in 0..all {
         on_round(number, all);
+        if number == workload.warmup_rounds {
+            before = target.step_times().await;
+        }
         // Concurrencies must not share prompts either.
         let first = ((concurrency as u64) << 32) + (number * concurrency) as u64;
         let round = run_round(target, workload, first, concurrency).await;
@@ -99,7 +105,20 @@ pub(crate) async fn measure(
         }
     }
     on_round(all, all);
-    summarise(workload.task, concurrency, &measured)
+    let after = target.step_times().await;
+    Figures {
+        host_share: before
+            .zip(after)
+            .and_then(|(before, after)| host_share(&before, &after)),
+        ..summarise(workload.task, concurrency, &measured)
+    }
+}
+
+/// Of the time between the two.
+fn host_share(before: &StepTimes, after: &StepTimes) -> Option<f64> {
+    let host = after.host.seconds - before.host.seconds;
+    let all = host + after.device.seconds - before.device.seconds;
+    (all > 0.0).then_some(host / all)
 }
 
 /// Requests that were sent together.
@@ -217,6 +236,7 @@ fn summarise(task: Task, concurrency: usize, rounds: &[Round]) -> Figures {
         ttft_ms: is_chat.then(|| quantiles(ttft)),
         tpot_ms: is_chat.then(|| quantiles(samples().filter_map(time_per_token))),
         latency_ms: quantiles(samples().map(|sample| sample.total)),
+        host_share: None,
     }
 }
 

@@ -57,6 +57,18 @@ fn decode_counts_only_while_every_sequence_decodes() {
 }
 
 #[test]
+fn the_hosts_share_is_of_the_time_between() {
+    let times = |device: f64, host: f64| {
+        let mut times = StepTimes::default();
+        times.device.add(device);
+        times.host.add(host);
+        times
+    };
+    close(host_share(&times(1.0, 3.0), &times(10.0, 4.0)), 0.1);
+    assert_eq!(host_share(&times(1.0, 3.0), &times(1.0, 3.0)), None, "no step");
+}
+
+#[test]
 fn a_summary_adds_up() {
     let figures = summarise(Task::Chat, 2, &[round(&[(100, 10, 11), (100, 10, 11)])]);
     assert_eq!(

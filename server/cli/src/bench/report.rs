@@ -145,6 +145,7 @@ fn chat_table(results: &[Figures]) -> Table {
         "TTFT ms p50/p90/p99",
         "TPOT ms p50/p90/p99",
         "REQUESTS/s",
+        "HOST %",
         "FAILED",
     ]);
     for figures in results {
@@ -161,6 +162,7 @@ fn chat_table(results: &[Figures]) -> Table {
                 .map(|times| percentiles(&times))
                 .unwrap_or_default(),
             format!("{:.2}", figures.requests_per_second),
+            share(figures.host_share),
             figures.failed.to_string(),
         ]);
     }
@@ -173,6 +175,7 @@ fn embedding_table(results: &[Figures]) -> Table {
         "TEXTS/s",
         "TOKENS/s",
         "LATENCY ms p50/p90/p99",
+        "HOST %",
         "FAILED",
     ]);
     for figures in results {
@@ -181,10 +184,15 @@ fn embedding_table(results: &[Figures]) -> Table {
             format!("{:.1}", figures.requests_per_second),
             rate(Some(figures.tokens_per_second)),
             percentiles(&figures.latency_ms),
+            share(figures.host_share),
             figures.failed.to_string(),
         ]);
     }
     table
+}
+
+fn share(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{:.1}", 100.0 * value))
 }
 
 fn rate(value: Option<f64>) -> String {

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use ferrum_api::{Input, StreamOptions, completions::CompletionRequest, embeddings::EmbeddingRequest};
-use ferrum_engine::{EmbedRequest, Event, GenerateRequest, SamplingParams, SharedEngine, Task, ValidRequest};
+use ferrum_engine::{
+    EmbedRequest, Event, GenerateRequest, SamplingParams, SharedEngine, StepTimes, Task, ValidRequest,
+};
 
 use crate::client::ApiClient;
 
@@ -40,6 +42,17 @@ pub(crate) struct Sample {
 }
 
 impl Target {
+    /// Where the time of the engine's steps went so far, once it has nothing to do; `None` of an endpoint.
+    pub(crate) async fn step_times(&self) -> Option<StepTimes> {
+        let Self::Engine(engine) = self else {
+            return None;
+        };
+        // It reports what it has done before it says that nothing is left.
+        engine.idle().await;
+        let load = *engine.load().borrow();
+        Some(load.step_times)
+    }
+
     /// Sends one request of `task` and takes its times; a generation makes exactly `max_tokens`.
     ///
     /// # Errors
