@@ -1,4 +1,4 @@
-//! Sums over GPUs in a recorded step: `cuda_collective [RANKS] [WIDTH]`.
+//! Sums over GPUs in a recorded step: `cuda_collective [RANKS] [WIDTH] [nccl]`.
 #![allow(clippy::print_stdout)]
 
 use std::{thread, time::Instant};
@@ -6,7 +6,7 @@ use std::{thread, time::Instant};
 use ferrum_kernels::{
     Backend,
     backend::StepShape,
-    cuda::{CudaBackend, Element, Recorded},
+    cuda::{CudaBackend, Element, Link, Recorded},
     ops::{CollectiveOps, NormOps},
 };
 
@@ -21,10 +21,16 @@ fn main() {
             .map_or(default, |text| text.parse().expect("a number"))
     };
     let (count, width): (usize, usize) = (number(2), number(2560));
-    let ranks = CudaBackend::ranks(count, Element::Bf16).expect("GPUs");
+    let link = match arguments.next().as_deref() {
+        None => Link::Best,
+        Some("nccl") => Link::Nccl,
+        Some(other) => panic!("{other}: only nccl can be asked for"),
+    };
+    let ranks = CudaBackend::ranks(count, Element::Bf16, link).expect("GPUs");
     println!(
-        "{count} x {}, rows x {width} bf16, microseconds a call",
-        ranks[0].facts().name
+        "{count} x {} through {}, rows x {width} bf16, microseconds a call",
+        ranks[0].facts().name,
+        ranks[0].link_name().unwrap_or("nothing")
     );
     for rows in [1, 4, 16, 32, 64, 128, 256, 512, 2048] {
         let times = thread::scope(|scope| {

@@ -1,4 +1,5 @@
-//! Sums and gathers over GPUs against the CPU. Needs two GPUs that reach one another's memory.
+//! Sums and gathers over GPUs against the CPU, each way of connecting them. Needs two GPUs that reach one another's memory, and
+//! NCCL.
 
 #[allow(dead_code)] // the other tests use the rest
 mod support;
@@ -12,7 +13,7 @@ use ferrum_kernels::{
     Backend, HostTensor, WeightFormat,
     backend::StepShape,
     cpu::CpuBackend,
-    cuda::{CudaBackend, CudaBuffer, Element, Recorded},
+    cuda::{CudaBackend, CudaBuffer, Element, Link, Recorded},
     ops::{CollectiveOps, GatheredColumns, LinearOps, NormOps},
 };
 use half::{bf16, f16};
@@ -21,9 +22,16 @@ use support::Random;
 const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::Bf16];
 const EPS: f32 = 1e-5;
 const RANKS: usize = 2;
+const LINKS: [Link; 2] = [Link::Best, Link::Nccl];
 
-fn gpus(element: Element) -> Vec<CudaBackend> {
-    CudaBackend::ranks(RANKS, element).expect("two GPUs")
+fn gpus(element: Element, link: Link) -> Vec<CudaBackend> {
+    CudaBackend::ranks(RANKS, element, link).expect("two GPUs")
+}
+
+fn everywhere() -> impl Iterator<Item = (Element, Link)> {
+    ELEMENTS
+        .into_iter()
+        .flat_map(|element| LINKS.map(|link| (element, link)))
 }
 
 /// What each rank's `run` gives, in their order.
@@ -81,8 +89,8 @@ fn read(backend: &CudaBackend, buffer: &CudaBuffer, len: usize) -> Vec<f32> {
 fn sums_of_any_length_are_those_of_the_cpu_on_every_rank() {
     // 5 to 80 KiB of 16-bit elements, odd ones, several chunks, several chunks a block.
     let lens = [1, 7, 2560, 4 * 2560, 16 * 2560 + 5, 32_769, 1 << 20, 12_345_678];
-    for element in ELEMENTS {
-        let ranks = gpus(element);
+    for (element, link) in everywhere() {
+        let ranks = gpus(element, link);
         for len in lens {
             let parts: Vec<Vec<f32>> = (0..RANKS)
                 .map(|rank| random(element, 1 + rank as u64, len))
@@ -120,8 +128,8 @@ fn the_sum_with_residual_and_norm_equals_its_parts_and_the_cpu() {
         (700, 1024),
     ];
     let cpu = CpuBackend::new(4);
-    for element in ELEMENTS {
-        let ranks = gpus(element);
+    for (element, link) in everywhere() {
+        let ranks = gpus(element, link);
         for (rows, width) in shapes {
             let len = rows * width;
             let parts: Vec<Vec<f32>> = (0..RANKS)
@@ -208,7 +216,11 @@ fn check_norm(
 /// What is played back counts turns as what is launched does; both kinds of sums in one step, of several sizes.
 #[test]
 fn recorded_steps_count_their_turns() {
-    let ranks = gpus(Element::Bf16);
+    LINKS.into_iter().for_each(count_turns);
+}
+
+fn count_turns(link: Link) {
+    let ranks = gpus(Element::Bf16, link);
     let (width, runs) = (512, 300);
     let results = on_each(&ranks, |rank, backend| {
         let weight = exact_buffer(backend, &vec![1.0; width]);
@@ -264,7 +276,11 @@ fn weight(backend: &CudaBackend, own: std::ops::Range<usize>, k: usize) -> ferru
 
 #[test]
 fn columns_of_all_ranks_come_together_on_the_first() {
-    let ranks = gpus(Element::Bf16);
+    LINKS.into_iter().for_each(gather_columns);
+}
+
+fn gather_columns(link: Link) {
+    let ranks = gpus(Element::Bf16, link);
     for (rows, n, k) in [(1, 151_936, 64), (5, 32_000, 64), (64, 50_257, 32), (3, 51, 16)] {
         let x: Vec<f32> = (0..rows * k).map(|i| (i % 5) as f32 - 2.0).collect();
         let results = on_each(&ranks, |rank, backend| {
@@ -306,7 +322,11 @@ fn columns_of_all_ranks_come_together_on_the_first() {
 
 #[test]
 fn a_rank_that_leaves_ends_the_waiting_of_others() {
-    let ranks = gpus(Element::Bf16);
+    LINKS.into_iter().for_each(leave_alone);
+}
+
+fn leave_alone(link: Link) {
+    let ranks = gpus(Element::Bf16, link);
     let start = Instant::now();
     let failures = on_each(&ranks, |rank, backend| {
         let mut x = buffer(backend, &[1.0; 64]);

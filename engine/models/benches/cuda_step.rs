@@ -10,7 +10,7 @@ use std::{path::Path, thread, time::Instant};
 use ferrum_kernels::{
     Backend,
     backend::StepShape,
-    cuda::{CudaBackend, CudaKvCache, Element, Recorded},
+    cuda::{CudaBackend, CudaKvCache, Element, Link, Recorded},
 };
 use ferrum_models::{CausalLm, Checkpoint, ForwardBatch, LoadOptions, Model, open};
 
@@ -27,7 +27,7 @@ fn main() {
     let count: usize = arguments.next().map_or(1, |count| count.parse().expect("GPUs"));
     let checkpoint = open(Path::new(&folder)).expect("a checkpoint");
     thread::scope(|scope| {
-        for backend in CudaBackend::ranks(count, Element::Bf16).expect("GPUs") {
+        for backend in CudaBackend::ranks(count, Element::Bf16, Link::Best).expect("GPUs") {
             let checkpoint = &checkpoint;
             scope.spawn(move || run(backend, checkpoint, copy_rate));
         }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Reference, check_logits, decoder::Decoder, f32_tolerance, fixture, largest, ranks::Ranks};
-use ferrum_kernels::cuda::{CudaBackend, Element};
+use ferrum_kernels::cuda::{CudaBackend, Element, Link};
 use ferrum_models::LoadOptions;
 
 const FIXTURES: [&str; 8] = [
@@ -21,7 +21,10 @@ const LAYERS: usize = 3;
 const LONGEST_SUM: usize = 128;
 
 fn load(name: &str, element: Element) -> Ranks<CudaBackend> {
-    Ranks::load_on(CudaBackend::ranks(2, element).expect("two GPUs"), &fixture(name))
+    Ranks::load_on(
+        CudaBackend::ranks(2, element, Link::Best).expect("two GPUs"),
+        &fixture(name),
+    )
 }
 
 #[test]

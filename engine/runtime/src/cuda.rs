@@ -1,7 +1,7 @@
 //! Engines on NVIDIA GPUs.
 
 use ferrum_engine::{Device, Dtype, LaunchConfig};
-use ferrum_kernels::cuda::{CudaBackend, CudaUnavailable, Element, probe_ranks};
+use ferrum_kernels::cuda::{CudaBackend, CudaUnavailable, Element, Link, probe_ranks};
 
 use crate::launch::{Launch, LaunchFailure, Launched};
 
@@ -18,13 +18,17 @@ pub(crate) fn run(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
         (Dtype::F16, _) | (Dtype::Auto, "f16" | "gguf F16") => Element::F16,
         (Dtype::Bf16 | Dtype::Auto, _) => Element::Bf16,
     };
-    let backends = CudaBackend::ranks(launch.config.tensor_parallel, element).map_err(unavailable)?;
+    let backends =
+        CudaBackend::ranks(launch.config.tensor_parallel, element, Link::Best).map_err(unavailable)?;
     for (rank, backend) in backends.iter().enumerate() {
         let (gpu, computes_with) = (&*backend.facts().name, element.name());
         tracing::info!(rank, gpu, computes_with, "the GPU is ready");
         if !backend.has_matmul() {
             tracing::warn!("libcublasLt.so.13 cannot be loaded: prompts will be slow");
         }
+    }
+    if let Some(link) = backends[0].link_name() {
+        tracing::info!(link, "the GPUs are connected");
     }
     launch.run(backends)
 }

@@ -6,7 +6,7 @@ use ferrum_engine::{EngineError, LaunchConfig, SharedEngine};
 use ferrum_kernels::{
     BackendError,
     backend::KvLayout,
-    cuda::{CudaBackend, CudaBuffer, CudaKvCache, Element},
+    cuda::{CudaBackend, CudaBuffer, CudaKvCache, Element, Link},
 };
 use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
 use support::{
@@ -34,7 +34,7 @@ fn config() -> LaunchConfig {
 }
 
 fn start_gpus(name: &str, count: usize) -> SharedEngine {
-    let backends = CudaBackend::ranks(count, Element::F32).expect("GPUs");
+    let backends = CudaBackend::ranks(count, Element::F32, Link::Best).expect("GPUs");
     start_ranks(backends, &fixture(name), &config(), 256, |_, model| model)
 }
 
@@ -108,7 +108,7 @@ impl CausalLm<CudaBackend> for Lost {
 #[test]
 fn a_gpu_that_is_lost_takes_the_engine_down_with_its_reason() {
     for lost in [0, 1] {
-        let backends = CudaBackend::ranks(2, Element::F32).expect("two GPUs");
+        let backends = CudaBackend::ranks(2, Element::F32, Link::Best).expect("two GPUs");
         let change = |rank, model| -> Box<dyn CausalLm<CudaBackend>> {
             match rank == lost {
                 true => Box::new(Lost(model, 0)),

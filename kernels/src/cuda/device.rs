@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     ffi::c_void,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -13,7 +13,7 @@ use cudarc::driver::{result, sys};
 
 use crate::{
     backend::BackendError,
-    cuda::{DEVICE, launch::Function},
+    cuda::{DEVICE, launch::Function, nccl::Watch},
 };
 
 /// Why there is no GPU to compute on.
@@ -54,13 +54,26 @@ pub enum CudaUnavailable {
         /// Allowed.
         most: usize,
     },
-    /// GPUs that cannot share a model.
-    #[error("GPU {from} cannot reach the memory of GPU {to}, which GPUs that share a model must")]
+    /// GPUs that need NCCL to share a model.
+    #[error("GPU {from} cannot reach the memory of GPU {to}")]
     NoPeerAccess {
         /// Counted from 0.
         from: usize,
         /// Counted from 0.
         to: usize,
+    },
+    /// GPUs that cannot share a model.
+    #[error(
+        "GPU {from} cannot reach the memory of GPU {to}: to share a model they need NCCL. {nccl}. Install it \
+         (package libnccl2, or libnccl.so.2 on LD_LIBRARY_PATH), or use one GPU"
+    )]
+    NoWay {
+        /// Counted from 0.
+        from: usize,
+        /// Counted from 0.
+        to: usize,
+        /// What is wrong with NCCL.
+        nccl: String,
     },
     /// A GPU that is not there.
     #[error("GPU {ordinal} was asked for, {count} are there")]
@@ -73,6 +86,17 @@ pub enum CudaUnavailable {
     /// The driver failed.
     #[error(transparent)]
     Failed(#[from] BackendError),
+}
+
+impl CudaUnavailable {
+    /// What this means where NCCL was to help.
+    pub(super) fn without_peer_access(self, from: usize, to: usize) -> Self {
+        Self::NoWay {
+            from,
+            to,
+            nccl: self.to_string(),
+        }
+    }
 }
 
 /// What a GPU is.
@@ -102,6 +126,8 @@ pub(super) struct Device {
     pub(super) functions: HashMap<String, Function>,
     staging: Mutex<Staging>,
     allocated: AtomicUsize,
+    /// Where the host must look whether other GPUs are still there while it waits for this one.
+    watch: OnceLock<Watch>,
 }
 
 struct Staging {
@@ -157,6 +183,7 @@ impl Device {
                 used: 0,
             }),
             allocated: AtomicUsize::new(0),
+            watch: OnceLock::new(),
         }))
     }
 
@@ -209,9 +236,17 @@ impl Device {
         Ok(memory)
     }
 
+    /// From now on the host waits with `watch`; the first counts.
+    pub(super) fn watch(&self, watch: Watch) {
+        let _ = self.watch.set(watch);
+    }
+
     /// Waits until the stream has done everything asked of it.
     pub(super) fn synchronize(&self) -> Result<(), BackendError> {
         self.bind()?;
+        if let Some(watch) = self.watch.get() {
+            return watch.wait(self.stream);
+        }
         // SAFETY: the stream lives as long as the device.
         check("cuStreamSynchronize", unsafe {
             sys::cuStreamSynchronize(self.stream)

@@ -13,11 +13,13 @@ mod attention;
 mod buffer;
 mod collective;
 mod device;
+mod group;
 mod int4;
 mod int4_gated;
 mod launch;
 mod linear;
 mod matmul;
+mod nccl;
 mod norm;
 mod paged;
 mod pooling;
@@ -37,8 +39,8 @@ use crate::{
 
 pub use attention::CudaKvCache;
 pub use buffer::{CudaBuffer, CudaIndices, Element};
-pub use collective::probe_ranks;
 pub use device::{CudaUnavailable, GpuFacts};
+pub use group::{Link, probe_ranks};
 pub use recorded::Recorded;
 pub use step::CudaStep;
 pub use weight::CudaWeight;
@@ -64,7 +66,7 @@ pub struct CudaBackend {
     sampling: sampling::Scratch,
     int4: int4::Scratch,
     /// Where this is one of several ranks.
-    member: Option<collective::Member>,
+    member: Option<group::Member>,
 }
 
 impl CudaBackend {
@@ -99,12 +101,13 @@ impl CudaBackend {
     /// # Errors
     /// What went wrong on the device since it last answered.
     pub fn synchronize(&self) -> Result<(), BackendError> {
-        self.device.synchronize()?;
-        self.check_ranks()
+        let waited = self.device.synchronize();
+        self.check_ranks()?;
+        waited
     }
 
     fn check_ranks(&self) -> Result<(), BackendError> {
-        self.member.as_ref().map_or(Ok(()), collective::Member::check)
+        self.member.as_ref().map_or(Ok(()), group::Member::check)
     }
 }
 
@@ -153,13 +156,15 @@ impl Backend for CudaBackend {
     }
 
     fn read_into(&self, src: &CudaBuffer, dst: &mut [f32]) -> Result<(), BackendError> {
-        src.read(&self.device, dst)?;
-        self.check_ranks()
+        let read = src.read(&self.device, dst);
+        self.check_ranks()?;
+        read
     }
 
     fn read_indices_into(&self, src: &CudaIndices, dst: &mut [u32]) -> Result<(), BackendError> {
-        src.read(&self.device, dst)?;
-        self.check_ranks()
+        let read = src.read(&self.device, dst);
+        self.check_ranks()?;
+        read
     }
 
     /// Groups of 4 bits stay at 4 bits beside 16-bit activations; any other format becomes the element type.
@@ -229,7 +234,7 @@ impl Backend for CudaBackend {
         shape: StepShape,
         launch: &mut dyn FnMut() -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        let meet = || self.member.as_ref().map_or(Ok(()), collective::Member::meet);
+        let meet = || self.member.as_ref().map_or(Ok(()), group::Member::meet);
         recorded.run(&self.device, shape, launch, &meet)
     }
 }
