@@ -52,7 +52,7 @@ pub(super) struct Part {
 /// first step, so that nothing moves that a recorded step has an address of.
 #[derive(Default)]
 pub(super) struct Scratch {
-    dense: Mutex<Option<DeviceMemory>>,
+    pub(super) dense: Mutex<Option<DeviceMemory>>,
     ordered: Mutex<Option<DeviceMemory>>,
 }
 
@@ -103,7 +103,7 @@ fn group_of(format: WeightFormat) -> Option<usize> {
     }
 }
 
-fn reserve(
+pub(super) fn reserve(
     device: &Arc<Device>,
     scratch: &Mutex<Option<DeviceMemory>>,
     bytes: usize,
@@ -111,13 +111,13 @@ fn reserve(
     let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
     if scratch.as_ref().is_none_or(|memory| memory.size() < bytes) {
         *scratch = None;
-        *scratch = Some(device.alloc(bytes, "scratch memory of 4-bit weights")?);
+        *scratch = Some(device.alloc(bytes, "scratch memory of quantized weights")?);
     }
     Ok(())
 }
 
 /// Where the scratch memory is; [`prepare`] has made it.
-fn address(scratch: &Mutex<Option<DeviceMemory>>) -> u64 {
+pub(super) fn address(scratch: &Mutex<Option<DeviceMemory>>) -> u64 {
     let scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
     scratch.as_ref().map_or(0, DeviceMemory::address)
 }

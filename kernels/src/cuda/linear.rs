@@ -55,14 +55,16 @@ impl LinearOps for CudaBackend {
             x: x.address(),
             matrix: match &weight.matrix {
                 Matrix::Dense(memory) => memory.address(),
-                Matrix::Int4(_) => 0,
+                Matrix::Int4(_) | Matrix::Q8(_) => 0,
             },
             weight,
             bias,
             out,
         };
-        if let Matrix::Int4(matrix) = &weight.matrix {
-            return self.linear_int4(&product, matrix, rows);
+        match &weight.matrix {
+            Matrix::Dense(_) => {}
+            Matrix::Int4(matrix) => return self.linear_int4(&product, matrix, rows),
+            Matrix::Q8(matrix) => return self.linear_q8(&product, matrix, rows),
         }
         if element == Element::F32 || !k.is_multiple_of(8) {
             return self.tiled(&product, rows);
@@ -109,6 +111,7 @@ impl LinearOps for CudaBackend {
             let done = match &weight.matrix {
                 Matrix::Dense(memory) => Some(self.stream(&product(memory.address()), (0, rows), true)),
                 Matrix::Int4(matrix) => self.gated_int4(&product(0), matrix, rows),
+                Matrix::Q8(_) => None,
             };
             if let Some(done) = done {
                 return done;
@@ -131,6 +134,7 @@ impl LinearOps for CudaBackend {
         let address = match &table.matrix {
             Matrix::Dense(memory) => memory.address(),
             Matrix::Int4(matrix) => return self.embed_int4(table, matrix, ids, rows, out),
+            Matrix::Q8(matrix) => return self.embed_q8(table, matrix, ids, (rows, out)),
         };
         self.device
             .kernel(&format!(

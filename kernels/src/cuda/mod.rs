@@ -23,6 +23,7 @@ mod nccl;
 mod norm;
 mod paged;
 mod pooling;
+mod q8;
 mod recorded;
 mod rope_rows;
 mod sampling;
@@ -167,9 +168,12 @@ impl Backend for CudaBackend {
         read
     }
 
-    /// Groups of 4 bits stay at 4 bits beside 16-bit activations; any other format becomes the element type.
+    /// Groups of 4 bits, and Q8_0, stay as they are beside 16-bit activations; any other format becomes the element type.
     fn prepare_weight(&self, parts: &[HostTensor]) -> Result<CudaWeight, BackendError> {
-        match int4::prepare(self, parts)? {
+        if let Some(weight) = int4::prepare(self, parts)? {
+            return Ok(weight);
+        }
+        match q8::prepare(self, parts)? {
             Some(weight) => Ok(weight),
             None => CudaWeight::prepare(&self.device, self.element, parts),
         }

@@ -1,4 +1,4 @@
-//! Weight matrices on the GPU: in the element type that it computes with, or at 4 bits.
+//! Weight matrices on the GPU: in the element type that it computes with, or at 4 or 8 bits.
 
 use std::{sync::Arc, thread};
 
@@ -9,6 +9,7 @@ use crate::{
         buffer::{CudaBuffer, Element},
         device::{Device, DeviceMemory},
         int4::Int4Matrix,
+        q8::Q8Matrix,
     },
     tensor::HostTensor,
 };
@@ -32,6 +33,8 @@ pub(super) enum Matrix {
     Dense(DeviceMemory),
     /// In groups of 4-bit levels.
     Int4(Int4Matrix),
+    /// In 8-bit levels.
+    Q8(Q8Matrix),
 }
 
 impl CudaWeight {

@@ -14,8 +14,11 @@ const FORMATS: [WeightFormat; 3] = [
     WeightFormat::Int4G64,
     WeightFormat::Int4G128,
 ];
+
 /// Above these rows weights are dequantized to the element type.
-const MOST_EXACT_ROWS: usize = 64;
+fn most_exact_rows(format: WeightFormat) -> usize {
+    if format == WeightFormat::Q8_0 { 128 } else { 64 }
+}
 
 /// All zero levels 8, as symmetric quantizers have them.
 fn symmetric(mut tensor: HostTensor) -> HostTensor {
@@ -59,17 +62,20 @@ fn size(values: &[f32]) -> f64 {
 }
 
 /// Sums of products in another order: each addition rounds (tensor cores cut off, at twice the size) what has been
-/// summed so far, which grows like a random walk; eight deviations. Levels are exact, and scaled in f32; above
-/// [`MOST_EXACT_ROWS`] each weight is rounded to the element type first.
-fn allowed(element: Element, rows: usize, x: &[f32], w_mean: f64) -> f64 {
-    let rounding = match rows > MOST_EXACT_ROWS {
-        true => unit(element),
-        false => 0.0,
-    };
+/// summed so far, which grows like a random walk; eight deviations. Levels are exact, and scaled in f32; where weights
+/// are not exact, each is rounded to the element type first.
+fn allowed(element: Element, is_exact: bool, x: &[f32], w_mean: f64) -> f64 {
+    let rounding = if is_exact { 0.0 } else { unit(element) };
     8.0 * w_mean * size(x) * (2.0_f64.powi(-23) * (x.len() as f64).sqrt() + rounding)
 }
 
-fn check(twin: &Twin, random: &mut Random, parts: &[HostTensor], all_rows: &[usize], biased: bool) {
+pub(crate) fn check(
+    twin: &Twin,
+    random: &mut Random,
+    parts: &[HostTensor],
+    all_rows: &[usize],
+    biased: bool,
+) {
     let k = parts[0].cols;
     let n: usize = parts.iter().map(|part| part.rows).sum();
     let weight = twin.gpu.prepare_weight(parts).expect("memory");
@@ -80,6 +86,7 @@ fn check(twin: &Twin, random: &mut Random, parts: &[HostTensor], all_rows: &[usi
     let cpu_weight = twin.cpu.prepare_weight(&[dense]).expect("memory");
     let (bias, cpu_bias) = twin.vectors(&(0..n).map(|_| random.unit()).collect::<Vec<_>>());
     for &rows in all_rows {
+        let is_exact = rows <= most_exact_rows(parts[0].format);
         let values = twin.random(random, rows * k);
         let (x, cpu_x) = twin.buffers(&values);
         let (_, mut expected) = twin.outputs(rows * n);
@@ -103,7 +110,7 @@ fn check(twin: &Twin, random: &mut Random, parts: &[HostTensor], all_rows: &[usi
             let rounded = if biased { 4.0 * unit(out.element()) } else { 0.0 };
             twin.check(&what, &out, &expected[..rows * n], |i, y| {
                 let x = &values[i / n * k..][..k];
-                allowed(twin.element, rows, x, w_mean) + rounded * (f64::from(y.abs()) + 1.0)
+                allowed(twin.element, is_exact, x, w_mean) + rounded * (f64::from(y.abs()) + 1.0)
             });
         }
     }

@@ -7,6 +7,7 @@ mod int4;
 mod linear;
 mod norm;
 mod pooling;
+mod q8;
 mod recorded;
 mod sampling;
 #[path = "../support/mod.rs"]
