@@ -14,7 +14,7 @@ use ferrum_kernels::{
     backend::StepShape,
     cpu::CpuBackend,
     cuda::{CudaBackend, CudaBuffer, Element, Link, Recorded},
-    ops::{CollectiveOps, GatheredColumns, LinearOps, NormOps},
+    ops::{ActivationOps, CollectiveOps, GatheredColumns, LinearOps, NormOps},
 };
 use half::{bf16, f16};
 use support::Random;
@@ -226,8 +226,13 @@ fn count_turns(link: Link) {
         let weight = exact_buffer(backend, &vec![1.0; width]);
         let mut recorded = [Recorded::default(), Recorded::default()];
         let len = 40 * width;
+        // A sum may take the place of what was summed.
+        let own = buffer(backend, &vec![1.0 + rank as f32; len]);
+        let all_rows: Vec<u32> = (0..40).collect();
+        let mut ids = backend.alloc_indices(40).expect("memory");
+        backend.write_indices(&all_rows, &mut ids).expect("room");
         let (mut x, mut residual) = (
-            buffer(backend, &vec![1.0 + rank as f32; len]),
+            buffer(backend, &vec![f32::NAN; len]),
             exact_buffer(backend, &vec![0.0; len]),
         );
         let (mut bulk, mut out) = (
@@ -241,8 +246,10 @@ fn count_turns(link: Link) {
                 max_blocks: 1,
             };
             let mut launch = || {
+                backend.gather_rows(&own, &ids, rows, width, &mut x)?;
                 backend.all_reduce_add_norm(&mut x, &mut residual, &weight, EPS, (rows, width), &mut out)?;
                 backend.all_reduce(&mut bulk, 100_000)?;
+                backend.gather_rows(&own, &ids, rows, width, &mut x)?;
                 backend.all_reduce_add_norm(&mut x, &mut residual, &weight, EPS, (rows, width), &mut out)
             };
             backend
