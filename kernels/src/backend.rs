@@ -13,7 +13,8 @@ use crate::{
 /// allocated once, for the largest step; an operation reads and writes only the first `rows` rows of them.
 ///
 /// Every operation gives the same bits for a row whatever the other rows of the call are, however many
-/// there are, and however a sequence was cut into chunks: a request's tokens do not depend on its company.
+/// there are, and however a sequence was cut into chunks: a request's tokens do not depend on its company. (On a GPU that
+/// is chosen, as it costs speed.)
 pub trait Backend:
     LinearOps
     + NormOps
@@ -68,6 +69,14 @@ pub trait Backend:
     /// [`BackendError::Unsupported`] for a format that this device has no kernel for, [`BackendError::Shape`]
     /// for parts that do not stack or whose bytes do not fit their shape.
     fn prepare_weight(&self, parts: &[HostTensor]) -> Result<Self::Weight, BackendError>;
+
+    /// Waits until what was prepared is on the device; whoever uses it before waits by itself.
+    ///
+    /// # Errors
+    /// What went wrong on the way.
+    fn await_weights(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
 
     /// Uploads vectors (norm weights, biases), concatenated.
     ///

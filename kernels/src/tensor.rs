@@ -7,6 +7,14 @@ pub trait ByteOwner: Send + Sync {
     /// All bytes.
     fn bytes(&self) -> &[u8];
 
+    /// Copies bytes from `start` on; of a file, without its pages becoming part of this process.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    fn copy_to(&self, start: usize, out: &mut [u8]) {
+        out.copy_from_slice(&self.bytes()[start..start + out.len()]);
+    }
+
     /// Says that `range` was copied elsewhere and will hardly be read again, so that a mapped file can
     /// drop the pages from the resident set. Reading them later stays correct.
     fn release(&self, range: Range<usize>) {
@@ -56,6 +64,15 @@ impl SharedBytes {
             owner: Arc::clone(&self.owner),
             range: start..end,
         }
+    }
+
+    /// Copies bytes from `start` on, relative to this range.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn copy_to(&self, start: usize, out: &mut [u8]) {
+        assert!(start + out.len() <= self.range.len(), "a copy past the range");
+        self.owner.copy_to(self.range.start + start, out);
     }
 
     /// Tells the owner that these bytes were copied; see [`ByteOwner::release`].

@@ -268,8 +268,20 @@ impl Checkpoint {
             }
         };
         self.check_quantization(options.quantization, &weights)?;
-        self.family
-            .load(&WeightLoader::new(backend, &weights, options), limits)
+        let loader = WeightLoader::new(backend, &weights, options);
+        let model = self.family.load(&loader, limits)?;
+        let there = backend.await_weights();
+        there.map_err(|source| loader.failed("the weights", source))?;
+        Ok(model)
+    }
+
+    /// Bytes of all tensors in the files.
+    pub fn weight_bytes(&self) -> u64 {
+        let tensors = match &self.source {
+            Source::Folder(folder) => &folder.tensors,
+            Source::Gguf(file) => &file.tensors,
+        };
+        tensors.values().map(|tensor| tensor.bytes.len() as u64).sum()
     }
 
     fn limits(&self, options: &LoadOptions<'_>) -> Result<Limits, LoadError> {

@@ -6,6 +6,7 @@ use std::{
     path::Path,
     sync::Arc,
     thread,
+    time::Instant,
 };
 
 use ferrum_engine::{Device, LaunchConfig, LaunchError, ModelCard, Phase, SharedEngine, Task};
@@ -158,18 +159,25 @@ impl Launch<'_> {
 
     /// On the ranks of `backends`, in their order; an encoder has one.
     pub(crate) fn run<B: Backend>(&self, backends: Vec<B>) -> Result<Launched, LaunchFailure> {
+        let start = Instant::now();
         let (models, tokenizer) = self.load(&backends)?;
+        let seconds = start.elapsed().as_secs_f64();
         let (device, num_devices) = (backends[0].device_name(), backends.len());
         let card = self.card(device);
         let (architecture, weights) = (&*card.architecture, &*card.weights);
         let allocated_bytes = backends.iter().map(Backend::allocated_bytes).sum::<usize>();
+        let gigabytes = self.checkpoint.weight_bytes() as f64 / 1e9;
+        let rate = format_args!(
+            "{gigabytes:.2} GB in {seconds:.2} s, {:.1} GB/s",
+            gigabytes / seconds
+        );
         tracing::info!(
             architecture,
             weights,
             device,
             num_devices,
             allocated_bytes,
-            "the model is loaded"
+            "the model is loaded: {rate}"
         );
         let (mut ranks, mut encoder) = (Vec::new(), None);
         for (backend, model) in backends.into_iter().map(Arc::new).zip(models) {

@@ -13,7 +13,7 @@ use cudarc::driver::{result, sys};
 
 use crate::{
     backend::BackendError,
-    cuda::{DEVICE, launch::Function, nccl::Watch},
+    cuda::{DEVICE, launch::Function, nccl::Watch, upload::Uploads},
 };
 
 /// Why there is no GPU to compute on.
@@ -125,6 +125,7 @@ pub(super) struct Device {
     modules: Vec<sys::CUmodule>,
     pub(super) functions: HashMap<String, Function>,
     staging: Mutex<Staging>,
+    pub(super) uploads: Uploads,
     allocated: AtomicUsize,
     /// Where the host must look whether other GPUs are still there while it waits for this one.
     watch: OnceLock<Watch>,
@@ -182,6 +183,7 @@ impl Device {
                 memory: memory.cast(),
                 used: 0,
             }),
+            uploads: Uploads::new(context)?,
             allocated: AtomicUsize::new(0),
             watch: OnceLock::new(),
         }))
@@ -207,6 +209,23 @@ impl Device {
 
     /// Zeroed memory.
     pub(super) fn alloc(self: &Arc<Self>, bytes: usize, what: &str) -> Result<DeviceMemory, BackendError> {
+        let memory = self.alloc_unwritten(bytes, what)?;
+        memory.clear_from(0)?;
+        Ok(memory)
+    }
+
+    /// Memory of which all `bytes` are written next, from any stream; what lies behind them is zeroed.
+    pub(super) fn alloc_for_upload(
+        self: &Arc<Self>,
+        bytes: usize,
+        what: &str,
+    ) -> Result<DeviceMemory, BackendError> {
+        let memory = self.alloc_unwritten(bytes, what)?;
+        memory.clear_from(bytes)?;
+        Ok(memory)
+    }
+
+    fn alloc_unwritten(self: &Arc<Self>, bytes: usize, what: &str) -> Result<DeviceMemory, BackendError> {
         self.bind()?;
         // Room for a wide access past the end of a short row.
         let size = bytes.next_multiple_of(256).max(256);
@@ -224,16 +243,11 @@ impl Device {
             Err(error) => return Err(failed("cuMemAlloc", &error)),
         };
         self.allocated.fetch_add(size, Ordering::Relaxed);
-        let memory = DeviceMemory {
+        Ok(DeviceMemory {
             device: Arc::clone(self),
             address,
             size,
-        };
-        // SAFETY: the range was just allocated.
-        check("cuMemsetD8Async", unsafe {
-            sys::cuMemsetD8Async(address, 0, size, self.stream)
-        })?;
-        Ok(memory)
+        })
     }
 
     /// From now on the host waits with `watch`; the first counts.
@@ -283,6 +297,7 @@ impl Device {
 
     /// Copies the front of `from` into `bytes`, after everything asked of the stream before.
     pub(super) fn download(&self, from: &DeviceMemory, bytes: &mut [u8]) -> Result<(), BackendError> {
+        self.settle()?;
         from.check_range(0, bytes.len())?;
         self.bind()?;
         // SAFETY: both ranges are valid, and `bytes` is borrowed until the copy is done.
@@ -331,7 +346,22 @@ impl DeviceMemory {
         self.size
     }
 
-    fn check_range(&self, offset: usize, len: usize) -> Result<(), BackendError> {
+    fn clear_from(&self, offset: usize) -> Result<(), BackendError> {
+        if offset == self.size {
+            return Ok(());
+        }
+        // SAFETY: the range is that of an allocation.
+        check("cuMemsetD8Async", unsafe {
+            sys::cuMemsetD8Async(
+                self.address + offset as u64,
+                0,
+                self.size - offset,
+                self.device.stream,
+            )
+        })
+    }
+
+    pub(super) fn check_range(&self, offset: usize, len: usize) -> Result<(), BackendError> {
         crate::cpu::check_len("the buffer's bytes", self.size, offset + len)
     }
 }
@@ -339,6 +369,8 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         self.device.allocated.fetch_sub(self.size, Ordering::Relaxed);
+        // Nothing writes to what is freed; why an upload failed was told to who waited for it.
+        let _ = self.device.settle();
         if self.device.bind().is_ok() {
             // SAFETY: allocated with `cuMemAlloc` and freed once; the call waits for what still uses it.
             let _ = unsafe { result::free_sync(self.address) };

@@ -128,11 +128,10 @@ impl Part {
         let (cols, group) = (tensors[0].cols, tensors[0].format.block_len());
         let rows = tensors.iter().map(|tensor| tensor.rows).sum::<usize>();
         let bytes = tensors.iter().map(|tensor| tensor.bytes.len()).sum();
-        let stored = device.alloc(bytes, "weights on their way")?;
+        let stored = device.alloc_for_upload(bytes, "weights on their way")?;
         let mut offset = 0;
         for tensor in tensors {
-            device.upload(&tensor.bytes, &stored, offset)?;
-            tensor.bytes.release();
+            device.upload_weight(&tensor.bytes, &stored, offset)?;
             offset += tensor.bytes.len();
         }
         let (tiles, units) = (rows.div_ceil(TILE), cols.div_ceil(UNIT));
@@ -202,7 +201,8 @@ impl CudaBackend {
         matrix: &Int4Matrix,
         rows: usize,
     ) -> Result<(), BackendError> {
-        if let Some(matmul) = self.matmul.as_ref().filter(|_| rows > DENSE_ROWS) {
+        let matmul = self.matmul.as_ref().filter(|_| !self.batch_invariant);
+        if let Some(matmul) = matmul.filter(|_| rows > DENSE_ROWS) {
             let dense = Product {
                 matrix: self.dequantize(product.weight, matrix)?,
                 ..*product
@@ -211,15 +211,19 @@ impl CudaBackend {
             return self.add_bias(&dense, rows);
         }
         for part in &matrix.parts {
-            if part.order.is_none() {
-                self.part(product, part, product.x, 0..rows)?;
-                continue;
-            }
-            for first in (0..rows).step_by(ORDERED_ROWS) {
-                let some = first..rows.min(first + ORDERED_ROWS);
-                let row_bytes = part.cols * product.weight.element.size();
-                let x = self.in_order(product, part, product.x + (first * row_bytes) as u64, some.len())?;
-                self.part(product, part, x, some)?;
+            let most = match self.batch_invariant {
+                true => FEW_ROWS, // for which a row's bits depend on the weight alone
+                false if part.order.is_some() => ORDERED_ROWS,
+                false => rows.max(1),
+            };
+            for first in (0..rows).step_by(most) {
+                let some = first..rows.min(first + most);
+                let x = product.x + (first * part.cols * product.weight.element.size()) as u64;
+                let ordered = part
+                    .order
+                    .as_ref()
+                    .map(|_| self.in_order(product, part, x, some.len()));
+                self.part(product, part, ordered.transpose()?.unwrap_or(x), some)?;
             }
         }
         Ok(())

@@ -71,6 +71,7 @@ pub(super) fn load_modules() -> Result<(Vec<sys::CUmodule>, HashMap<String, Func
 impl Device {
     /// A launch of the kernel `name`, to be filled in.
     pub(super) fn kernel(&self, name: &str) -> Result<Launch<'_>, BackendError> {
+        self.settle()?;
         let function = *self.functions.get(name).ok_or_else(|| no_kernel(name))?;
         Ok(Launch {
             device: self,

@@ -88,6 +88,7 @@ impl Matmul {
             out: product.out.element(),
         };
         self.device.bind()?;
+        self.device.settle()?;
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = match plans.entry(shape) {
             std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),

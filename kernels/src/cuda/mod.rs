@@ -28,9 +28,10 @@ mod recorded;
 mod rope_rows;
 mod sampling;
 mod step;
+mod upload;
 mod weight;
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use crate::{
     backend::{Backend, BackendError, BackendTypes, KvDtype, KvLayout, KvPrecision, StepShape},
@@ -51,6 +52,9 @@ use device::Device;
 /// Name of this device in errors, logs and the model card.
 pub const DEVICE: &str = "cuda";
 
+/// Threads that compute the rotary table.
+const ROPE_THREADS: usize = 8;
+
 /// What GPU `ordinal` is, if it can be used.
 ///
 /// # Errors
@@ -66,6 +70,8 @@ pub struct CudaBackend {
     matmul: Option<matmul::Matmul>,
     sampling: sampling::Scratch,
     int4: int4::Scratch,
+    /// Whether a row's bits depend on nothing but the row.
+    batch_invariant: bool,
     /// Where this is one of several ranks.
     member: Option<group::Member>,
 }
@@ -83,8 +89,19 @@ impl CudaBackend {
             element,
             sampling: sampling::Scratch::default(),
             int4: int4::Scratch::default(),
+            batch_invariant: false,
             member: None,
         })
+    }
+
+    /// Whether every operation is to give a row the same bits whatever the other rows of the call are, however many there
+    /// are, and however its sequence was cut. Without it the fastest way for as many rows is taken, with sums in its order.
+    #[must_use]
+    pub fn with_batch_invariance(self, batch_invariant: bool) -> Self {
+        Self {
+            batch_invariant,
+            ..self
+        }
     }
 
     /// What the GPU is.
@@ -179,17 +196,33 @@ impl Backend for CudaBackend {
         }
     }
 
+    fn await_weights(&self) -> Result<(), BackendError> {
+        self.device.settle()
+    }
+
     fn prepare_vector(&self, parts: &[HostTensor]) -> Result<CudaBuffer, BackendError> {
         weight::prepare_vector(&self.device, parts)
     }
 
     fn prepare_rope(&self, inv_freq: &[f32], max_positions: usize) -> Result<CudaBuffer, BackendError> {
-        let mut table = Vec::with_capacity(max_positions * 2 * inv_freq.len());
-        for position in 0..max_positions {
-            let angle = |freq: &f32| f64::from(position as f32 * freq);
-            table.extend(inv_freq.iter().map(|freq| angle(freq).cos() as f32));
-            table.extend(inv_freq.iter().map(|freq| angle(freq).sin() as f32));
-        }
+        let width = inv_freq.len();
+        let mut table = vec![0.0; max_positions * 2 * width];
+        // Millions of them, while the weights are on their way.
+        let share = max_positions.div_ceil(ROPE_THREADS).max(1);
+        thread::scope(|scope| {
+            for (index, part) in table.chunks_mut((share * 2 * width).max(1)).enumerate() {
+                scope.spawn(move || {
+                    for (at, row) in part.chunks_mut(2 * width).enumerate() {
+                        let position = (index * share + at) as f32;
+                        let (cosines, sines) = row.split_at_mut(width);
+                        for ((cosine, sine), freq) in cosines.iter_mut().zip(sines).zip(inv_freq) {
+                            let angle = f64::from(position * freq);
+                            (*cosine, *sine) = (angle.cos() as f32, angle.sin() as f32);
+                        }
+                    }
+                });
+            }
+        });
         let mut buffer = CudaBuffer::alloc(&self.device, Element::F32, table.len(), "the rotary table")?;
         buffer.write(&self.device, &table)?;
         Ok(buffer)

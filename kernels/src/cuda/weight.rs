@@ -54,7 +54,7 @@ impl CudaWeight {
             }
         }
         let rows = parts.iter().map(|part| part.rows).sum::<usize>();
-        let memory = device.alloc(rows * cols * element.size(), "weights")?;
+        let memory = device.alloc_for_upload(rows * cols * element.size(), "weights")?;
         let mut offset = 0;
         for part in parts {
             upload_part(device, element, part, &memory, offset)?;
@@ -91,9 +91,7 @@ fn upload_part(
     offset: usize,
 ) -> Result<(), BackendError> {
     if part.format == element.format() && part.order.is_none() {
-        device.upload(&part.bytes, memory, offset)?;
-        part.bytes.release();
-        return Ok(());
+        return device.upload_weight(&part.bytes, memory, offset);
     }
     let row_bytes = part.bytes.len() / part.rows.max(1);
     let piece_rows = (PIECE_BYTES / row_bytes.max(1)).max(1);
@@ -104,9 +102,8 @@ fn upload_part(
             part,
             &part.bytes[rows.start * row_bytes..rows.end * row_bytes],
         );
-        device.upload(&bytes, memory, offset + first * part.cols * element.size())?;
+        device.upload_weight(&bytes.into(), memory, offset + first * part.cols * element.size())?;
     }
-    // A large copy reads the piece before it returns, a small one is staged: nothing is left that reads it.
     part.bytes.release();
     Ok(())
 }

@@ -31,7 +31,7 @@ const TILE: usize = 64;
 const SHARED_BYTES: usize = 1 << 20;
 
 /// Most threads that convert a layer.
-const MAX_THREADS: usize = 8;
+const MAX_THREADS: usize = 16;
 
 /// Whether tensor `<module>.weight` is there as levels.
 pub(crate) fn is_quantized(weights: &Weights, module: &str) -> bool {

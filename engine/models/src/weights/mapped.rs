@@ -1,7 +1,7 @@
 //! Files as memory.
 #![allow(unsafe_code)] // mapping a file, and giving its pages back
 
-use std::{fs::File, ops::Range, path::Path, sync::Arc};
+use std::{fs::File, ops::Range, os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
 use ferrum_kernels::{SharedBytes, tensor::ByteOwner};
 use memmap2::{Mmap, UncheckedAdvice};
@@ -23,16 +23,24 @@ pub(crate) fn map_file(path: &Path) -> Result<SharedBytes, LoadError> {
     // file is never written again.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
     let len = map.len();
-    Ok(SharedBytes::new(Arc::new(MappedFile { map }), 0..len))
+    Ok(SharedBytes::new(Arc::new(MappedFile { map, file }), 0..len))
 }
 
 struct MappedFile {
     map: Mmap,
+    file: File,
 }
 
 impl ByteOwner for MappedFile {
     fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    fn copy_to(&self, start: usize, out: &mut [u8]) {
+        // Read, as mapping each page would take longer than to copy it.
+        if self.file.read_exact_at(out, start as u64).is_err() {
+            out.copy_from_slice(&self.map[start..start + out.len()]);
+        }
     }
 
     fn release(&self, range: Range<usize>) {
@@ -86,6 +94,17 @@ mod tests {
         assert_eq!(*bytes, *content);
         bytes.release();
         assert_eq!(*bytes, *content);
+    }
+
+    #[test]
+    fn copied_bytes_are_those_of_the_map() {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let content: Vec<u8> = (0..10_000_u32).map(|i| (i % 251) as u8).collect();
+        file.write_all(&content).expect("written");
+        let part = map_file(file.path()).expect("mapped").slice(100..9_000);
+        let mut out = [0; 300];
+        part.copy_to(50, &mut out);
+        assert_eq!(out, content[150..450]);
     }
 
     #[test]
