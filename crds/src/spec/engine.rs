@@ -31,6 +31,11 @@ pub struct EngineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_cache_memory: Option<MemorySize>,
 
+    /// Whether a request gets the same tokens whatever else runs beside it. On device cpu it always does; on GPUs sums
+    /// are made in one order, which costs speed. Without it, false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_invariant: Option<bool>,
+
     /// Whether the start of a prompt that was computed before is reused. Without it, true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix_caching: Option<bool>,

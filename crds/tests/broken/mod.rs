@@ -562,6 +562,16 @@ metadata:
   name: m
 spec:
   model: hf://o/n
+  engine: {batchInvariant: 1}
+"#,
+r#"m.yaml:7:28: spec.engine.batchInvariant: 1 is not allowed: expected true or false"#),
+    (
+r#"apiVersion: ferrum.dev/v1alpha1
+kind: FerrumModel
+metadata:
+  name: m
+spec:
+  model: hf://o/n
   task: embedding
   engine: {kvCacheMemory: 1Gi, prefixCaching: true}
 "#,
@@ -582,7 +592,7 @@ r#"m.yaml:6:10: spec.model: "o/n" is not allowed: expected hf://org/name, hf://o
 m.yaml:7:3: spec.taks: unknown field: did you mean `task`?
 m.yaml:8:13: spec.replicas: "x" is not allowed: expected a whole number from 0 to 1000
 m.yaml:9:24: spec.engine.maxNumSeqs: 9999 is not allowed: expected a whole number from 1 to 1024
-m.yaml:9:30: spec.engine.foo: unknown field: expected kvCacheMemory, maxModelLen, maxNumBatchedTokens, maxNumSeqs, prefixCaching"#),
+m.yaml:9:30: spec.engine.foo: unknown field: expected batchInvariant, kvCacheMemory, maxModelLen, maxNumBatchedTokens, maxNumSeqs, prefixCaching"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel

@@ -189,6 +189,8 @@ fn engine() -> Vec<Value> {
     for task in ["chat", "embedding"] {
         for (field, value) in [
             ("kvCacheMemory", json!("1Gi")),
+            ("batchInvariant", true.into()),
+            ("batchInvariant", false.into()),
             ("prefixCaching", true.into()),
             ("prefixCaching", false.into()),
             ("maxNumSeqs", 4.into()),

@@ -61,6 +61,10 @@ pub struct LaunchConfig {
     #[arg(long = "no-prefix-caching", action = clap::ArgAction::SetFalse)]
     pub prefix_caching: bool,
 
+    /// Give a request the same tokens whatever else runs beside it: on device cpu it always is so, on GPUs it costs speed
+    #[arg(long)]
+    pub batch_invariant: bool,
+
     /// Requests that may wait; one more is answered with 429
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_waiting: usize,
@@ -98,6 +102,7 @@ impl LaunchConfig {
             max_num_batched_tokens: 512,
             kv_cache_memory: None,
             prefix_caching: true,
+            batch_invariant: false,
             max_waiting: 256,
             threads: None,
             host: "127.0.0.1".to_owned(),
@@ -137,6 +142,9 @@ impl LaunchConfig {
         push("drain-timeout-seconds", self.drain_timeout_seconds.to_string());
         if !self.prefix_caching {
             args.push("--no-prefix-caching".to_owned());
+        }
+        if self.batch_invariant {
+            args.push("--batch-invariant".to_owned());
         }
         args
     }
@@ -363,6 +371,7 @@ mod tests {
             max_num_batched_tokens: 99,
             kv_cache_memory: Some(1 << 30),
             prefix_caching: false,
+            batch_invariant: true,
             max_waiting: 3,
             threads: Some(2),
             host: "0.0.0.0".to_owned(),

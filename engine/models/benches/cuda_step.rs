@@ -1,5 +1,5 @@
-//! Decode steps and prefill of one checkpoint on a GPU, or on several that share it: `cuda_step FOLDER [COPY_RATE_GB_S
-//! [GPUS]]`.
+//! Decode steps and prefill of one checkpoint on a GPU, or on several that share it: `cuda_step [--batch-invariant] FOLDER
+//! [COPY_RATE_GB_S [GPUS]]`.
 //!
 //! Prints one line a shape. Bytes are a GPU's share of the weights and of the keys and values, each read once; with the
 //! rate at which the same machine copies, their share of it too.
@@ -21,14 +21,16 @@ const WARM_UP: usize = 5;
 const STEPS: usize = 30;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let is_flag = |argument: &String| argument.starts_with("--");
+    let batch_invariant = std::env::args().any(|argument| argument == "--batch-invariant");
+    let mut arguments = std::env::args().skip(1).filter(|argument| !is_flag(argument));
     let folder = arguments.next().expect("a folder with a checkpoint");
     let copy_rate: Option<f64> = arguments.next().map(|rate| rate.parse().expect("GB/s"));
     let count: usize = arguments.next().map_or(1, |count| count.parse().expect("GPUs"));
     let checkpoint = open(Path::new(&folder)).expect("a checkpoint");
     thread::scope(|scope| {
         for backend in CudaBackend::ranks(count, Element::Bf16, Link::Best).expect("GPUs") {
-            let checkpoint = &checkpoint;
+            let (checkpoint, backend) = (&checkpoint, backend.with_batch_invariance(batch_invariant));
             scope.spawn(move || run(backend, checkpoint, copy_rate));
         }
     });

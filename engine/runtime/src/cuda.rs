@@ -20,6 +20,8 @@ pub(crate) fn run(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
     };
     let backends =
         CudaBackend::ranks(launch.config.tensor_parallel, element, Link::Best).map_err(unavailable)?;
+    let invariant = |backend: CudaBackend| backend.with_batch_invariance(launch.config.batch_invariant);
+    let backends: Vec<_> = backends.into_iter().map(invariant).collect();
     for (rank, backend) in backends.iter().enumerate() {
         let (gpu, computes_with) = (&*backend.facts().name, element.name());
         tracing::info!(rank, gpu, computes_with, "the GPU is ready");

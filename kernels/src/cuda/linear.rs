@@ -21,6 +21,9 @@ const RING_BYTES: usize = STREAM_WARPS * 3 * STREAM_GROUP * 128;
 /// (The third would find room on some multiprocessors before others, and not have one block on each.) With few rows a block
 /// of attention, which lies on few multiprocessors, fits beside the two; with more it shall not, for the same reason.
 const STREAM_SHARED_BYTES: [usize; 2] = [78 << 10, 100 << 10];
+/// Of the product of many rows in the same order of sums: rows and columns of a tile, and bytes of a block's rings.
+const ORDERED_TILE: (usize, usize) = (128, 128);
+const ORDERED_SHARED_BYTES: usize = 3 * (128 + 128) * 128;
 /// Rows and columns of a tile of the product for any type and shape.
 const TILE: usize = 64;
 
@@ -69,7 +72,11 @@ impl LinearOps for CudaBackend {
         if element == Element::F32 || !k.is_multiple_of(8) {
             return self.tiled(&product, rows);
         }
-        if let Some(matmul) = self.matmul.as_ref().filter(|_| rows > STREAM_ROWS) {
+        if self.batch_invariant && self.prefers_ordered((rows, n, k)) {
+            return self.ordered(&product, rows);
+        }
+        let matmul = self.matmul.as_ref().filter(|_| !self.batch_invariant);
+        if let Some(matmul) = matmul.filter(|_| rows > STREAM_ROWS) {
             matmul.run(&product, rows)?;
             return self.add_bias(&product, rows);
         }
@@ -110,6 +117,8 @@ impl LinearOps for CudaBackend {
             };
             let done = match &weight.matrix {
                 Matrix::Dense(memory) => Some(self.stream(&product(memory.address()), (0, rows), true)),
+                // Other sums than those of more rows.
+                Matrix::Int4(_) if self.batch_invariant => None,
                 Matrix::Int4(matrix) => self.gated_int4(&product(0), matrix, rows),
                 Matrix::Q8(_) => None,
             };
@@ -193,6 +202,33 @@ impl CudaBackend {
             .int(n)
             .int(k)
             .wide(product.out.address() + (first * n * product.out.element().size()) as u64)
+            .run()
+    }
+
+    /// Whether [`Self::ordered`] is the faster of two that give the same bits: a pass over the weights for each few rows, or
+    /// one tile after the other on each multiprocessor (estimates for an H100, in ns).
+    fn prefers_ordered(&self, (rows, n, k): (usize, usize, usize)) -> bool {
+        let passes = rows.div_ceil(STREAM_ROWS) * (1500 + n * k / 1250);
+        let tiles = rows.div_ceil(ORDERED_TILE.0) * n.div_ceil(ORDERED_TILE.1);
+        let turns = tiles.div_ceil(self.device.facts.num_sms) * (2000 + k * 8);
+        rows > STREAM_ROWS && turns < passes
+    }
+
+    /// More rows, with the bits of [`Self::stream`].
+    fn ordered(&self, product: &Product<'_>, rows: usize) -> Result<(), BackendError> {
+        let (n, k) = (product.weight.rows, product.weight.cols);
+        self.device
+            .kernel(&format!("linear_ordered_{}", product.types()))?
+            .grid(rows.div_ceil(ORDERED_TILE.0), n.div_ceil(ORDERED_TILE.1), 1)
+            .threads(256)
+            .shared(ORDERED_SHARED_BYTES)
+            .wide(product.x)
+            .wide(product.matrix)
+            .wide(product.bias.map_or(0, CudaBuffer::address))
+            .int(rows)
+            .int(n)
+            .int(k)
+            .wide(product.out.address())
             .run()
     }
 

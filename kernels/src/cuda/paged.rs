@@ -1,5 +1,7 @@
 //! How attention over the paged cache is laid out on tensor cores.
 
+use std::ops::Range;
+
 use crate::{
     backend::BackendError,
     cuda::{
@@ -18,6 +20,9 @@ const MAX_SPLITS: usize = 16;
 const MAX_CLUSTER: usize = 8;
 /// Warps of a block of the decode kernel.
 const DECODE_WARPS: usize = 4;
+/// Blocks of a sequence that a warp attends to, whatever else is in the call, where sums have one order: as in
+/// attention_fixed.cu.
+const FIXED_PART: usize = 8;
 /// Blocks of a sequence from which on it is split more finely than a cluster.
 const LONG_BLOCKS: usize = 512;
 
@@ -63,11 +68,43 @@ impl CudaBackend {
         let PagedBatch { num_seqs, rows, .. } = *attention.batch;
         // Without a row more than sequences, each has one; with one sequence of several rows, none has.
         let decodes = attention.group() <= MMA_GROUP && (rows == num_seqs || num_seqs > 1);
+        if self.batch_invariant {
+            return self.fixed(attention, decodes);
+        }
         if decodes {
             self.decode(attention)?;
         }
         if rows > num_seqs || !decodes {
             self.prefill(attention, !decodes)?;
+        }
+        Ok(())
+    }
+
+    /// In one order of sums. Both kernels give a row the same bits.
+    fn fixed(&self, attention: &Paged<'_>, decodes: bool) -> Result<(), BackendError> {
+        let PagedBatch {
+            num_seqs,
+            rows,
+            max_blocks,
+            ..
+        } = *attention.batch;
+        let (group, kv_heads) = (attention.group(), attention.heads.num_kv_heads);
+        let blocks = max_blocks.div_ceil(FIXED_PART).div_ceil(DECODE_WARPS);
+        // As many sequences at once as there is room for the results of their parts.
+        let room = MAX_PARTS * MMA_GROUP / (group * blocks.max(1) * DECODE_WARPS);
+        let most = room.min(MAX_PARTS) / kv_heads;
+        let decodes = decodes && most > 0;
+        for first in (0..num_seqs).step_by(most.max(1)).filter(|_| decodes) {
+            let count = most.min(num_seqs - first);
+            self.mma_kernel_of("single", attention, first..first + count)?
+                .grid(blocks, kv_heads, count)
+                .wide(attention.cache.partial.address())
+                .wide(attention.cache.arrived.address())
+                .wide(attention.out.address())
+                .run()?;
+        }
+        if rows > num_seqs || !decodes {
+            self.prefill_tiles("many", attention, !decodes)?;
         }
         Ok(())
     }
@@ -104,12 +141,17 @@ impl CudaBackend {
     }
 
     fn prefill(&self, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
-        let lines = attention.batch.rows * attention.group();
         // Its products are of this generation alone.
-        if self.device.facts.capability == (9, 0) {
-            return self.prefill_hopper(attention, lines, singles);
+        match self.device.facts.capability {
+            (9, 0) => self.prefill_hopper(attention, singles),
+            _ => self.prefill_tiles("prefill", attention, singles),
         }
-        self.mma_kernel("prefill", attention)?
+    }
+
+    /// Tiles of 64 lines a block.
+    fn prefill_tiles(&self, kind: &str, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
+        let lines = attention.batch.rows * attention.group();
+        self.mma_kernel(kind, attention)?
             .grid(
                 lines.div_ceil(64) + attention.batch.num_seqs,
                 attention.heads.num_kv_heads,
@@ -120,7 +162,8 @@ impl CudaBackend {
             .run()
     }
 
-    fn prefill_hopper(&self, attention: &Paged<'_>, lines: usize, singles: bool) -> Result<(), BackendError> {
+    fn prefill_hopper(&self, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
+        let lines = attention.batch.rows * attention.group();
         let line_bytes = attention.heads.head_dim * attention.qkv.element().size();
         let stages = HOPPER_RING_BYTES / (2 * HOPPER_TOKENS * line_bytes);
         self.mma_kernel("hopper", attention)?
@@ -137,8 +180,19 @@ impl CudaBackend {
             .run()
     }
 
-    /// The kernel with the arguments that both have.
+    /// The kernel with the arguments that all have.
     fn mma_kernel(&self, kind: &str, attention: &Paged<'_>) -> Result<launch::Launch<'_>, BackendError> {
+        self.mma_kernel_of(kind, attention, 0..attention.batch.num_seqs)
+    }
+
+    /// As [`Self::mma_kernel`], for some of the sequences.
+    fn mma_kernel_of(
+        &self,
+        kind: &str,
+        attention: &Paged<'_>,
+        seqs: Range<usize>,
+    ) -> Result<launch::Launch<'_>, BackendError> {
+        let of_seqs = |indices: &CudaIndices, each: usize| indices.address() + (4 * each * seqs.start) as u64;
         let Paged {
             qkv, heads, batch, ..
         } = attention;
@@ -149,11 +203,11 @@ impl CudaBackend {
             .wide(qkv.address())
             .wide(attention.keys)
             .wide(attention.values)
-            .wide(batch.cu_seqlens_q.address())
-            .wide(batch.context_lens.address())
-            .wide(batch.block_tables.address())
+            .wide(of_seqs(batch.cu_seqlens_q, 1))
+            .wide(of_seqs(batch.context_lens, 1))
+            .wide(of_seqs(batch.block_tables, batch.max_blocks))
             .int(batch.max_blocks)
-            .int(batch.num_seqs)
+            .int(seqs.len())
             .int(heads.num_heads)
             .int(heads.num_kv_heads)
             .float(attention.scale * std::f32::consts::LOG2_E)

@@ -21,7 +21,7 @@ fn most_exact_rows(format: WeightFormat) -> usize {
 }
 
 /// All zero levels 8, as symmetric quantizers have them.
-fn symmetric(mut tensor: HostTensor) -> HostTensor {
+pub(crate) fn symmetric(mut tensor: HostTensor) -> HostTensor {
     let mut bytes = tensor.bytes.to_vec();
     let blocks = bytes.chunks_exact_mut(tensor.format.block_bytes());
     blocks.for_each(|block| block[2] = 8);
@@ -29,7 +29,7 @@ fn symmetric(mut tensor: HostTensor) -> HostTensor {
     tensor
 }
 
-fn shuffled(random: &mut Random, tensor: HostTensor) -> HostTensor {
+pub(crate) fn shuffled(random: &mut Random, tensor: HostTensor) -> HostTensor {
     let mut order: Vec<u32> = (0..tensor.cols as u32).collect();
     (1..order.len())
         .rev()

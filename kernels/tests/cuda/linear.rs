@@ -9,7 +9,7 @@ use crate::{
     twin::{ELEMENTS, Twin},
 };
 
-fn format(element: Element) -> WeightFormat {
+pub(crate) fn format(element: Element) -> WeightFormat {
     match element {
         Element::F32 => WeightFormat::F32,
         Element::F16 => WeightFormat::F16,
@@ -25,7 +25,7 @@ fn sum_error(k: usize, x: &[f32]) -> f64 {
     8.0 * 2.0_f64.powi(-23) * (k as f64).sqrt() * size / 3.0_f64.sqrt()
 }
 
-fn check(twin: &Twin, random: &mut Random, weight: &HostTensor, rows: usize, biased: bool) {
+pub(crate) fn check(twin: &Twin, random: &mut Random, weight: &HostTensor, rows: usize, biased: bool) {
     let (n, k) = (weight.rows, weight.cols);
     let values = twin.random(random, rows * k);
     let (x, cpu_x) = twin.buffers(&values);

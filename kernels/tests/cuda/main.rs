@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod attention_prompts;
 mod int4;
+mod invariance;
 mod linear;
 mod norm;
 mod pooling;

@@ -27,6 +27,15 @@ impl Twin {
         }
     }
 
+    /// As [`Self::new`], with a GPU on which a row's bits depend on nothing but the row.
+    pub(crate) fn invariant(element: Element) -> Self {
+        let twin = Self::new(element);
+        Self {
+            gpu: twin.gpu.with_batch_invariance(true),
+            ..twin
+        }
+    }
+
     /// Both devices' buffers of the same values.
     pub(crate) fn buffers(&self, values: &[f32]) -> (CudaBuffer, CpuBuffer) {
         let mut gpu = self.gpu.alloc(values.len()).expect("memory");

@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
-use ferrum_engine::{LaunchConfig, Phase, Task, parse_bytes};
+use ferrum_engine::{Device, LaunchConfig, Phase, Task, parse_bytes};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{client::ApiClient, engine::PhaseSink, exit::UsageError, local_server::InProcess};
@@ -28,8 +28,30 @@ pub(crate) struct ConnectArgs {
 }
 
 /// How a model in this process is loaded.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct EngineArgs {
+    /// Device to run on
+    #[arg(long, value_name = "DEVICE", default_value_t = Device::Cpu, conflicts_with = "endpoint", help_heading = "Engine (without --endpoint)")]
+    device: Device,
+
+    /// Devices that share the model
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        conflicts_with = "endpoint",
+        help_heading = "Engine (without --endpoint)"
+    )]
+    tensor_parallel: usize,
+
+    /// Give a request the same tokens whatever else runs beside it: on device cpu it always is so, on GPUs it costs speed
+    #[arg(
+        long,
+        conflicts_with = "endpoint",
+        help_heading = "Engine (without --endpoint)"
+    )]
+    batch_invariant: bool,
+
     /// CPU threads [default: all cores]
     #[arg(
         long,
@@ -71,6 +93,9 @@ impl EngineArgs {
     /// A launch of `model` with these flags.
     pub(crate) fn launch_config(&self, model: &str) -> LaunchConfig {
         LaunchConfig {
+            device: self.device,
+            tensor_parallel: self.tensor_parallel,
+            batch_invariant: self.batch_invariant,
             threads: self.threads,
             max_model_len: self.max_model_len,
             kv_cache_memory: self.kv_cache_memory,

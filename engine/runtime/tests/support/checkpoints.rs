@@ -98,6 +98,11 @@ fn generator<B: Backend>(
 
 /// Eight requests, of which every second shares its first tokens with the one before; half of them greedy, half seeded.
 pub fn eight_requests(vocab: u32, prompt_len: usize, max_tokens: usize) -> Vec<GenerateRequest> {
+    mixed_requests(8, vocab, prompt_len, max_tokens)
+}
+
+/// As [`eight_requests`]; each is a token longer than the one before.
+pub fn mixed_requests(count: u32, vocab: u32, prompt_len: usize, max_tokens: usize) -> Vec<GenerateRequest> {
     let request = |index: u32| {
         let ids = |salt: u32, len: usize| {
             (1..)
@@ -125,7 +130,7 @@ pub fn eight_requests(vocab: u32, prompt_len: usize, max_tokens: usize) -> Vec<G
             ..generate(prompt, max_tokens)
         }
     };
-    (0..8).map(request).collect()
+    (0..count).map(request).collect()
 }
 
 /// Asserts that each request brings the same tokens alone, in a batch of 8, with the cache cold or warm, and with any
