@@ -234,6 +234,7 @@ fn decoding_many_sequences_and_long_ones_equals_the_cpu() {
             // More splits than a cluster has blocks.
             (layout((2, 1, 64)), vec![8300]),
             (layout((16, 8, 128)), (0..64).map(|i| 1 + 13 * i).collect()),
+            (layout((9, 3, 64)), (0..64).map(|i| 1 + 13 * i).collect()),
         ] {
             let mut random = Random(7);
             let mut caches = Caches::new(&twin, &mut random, heads, 16, &lengths);
