@@ -9,7 +9,7 @@ export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${libraries:+:$libraries}
 failed=0
 ./kernels-cuda "$@" || failed=1
 CARGO_MANIFEST_DIR=$PWD/models ./models-cuda "$@" || failed=1
-CARGO_MANIFEST_DIR=$PWD/runtime ./runtime-cuda "$@" || failed=1
+CARGO_MANIFEST_DIR=$PWD/runtime ./runtime-cuda-company "$@" || failed=1
 if [[ $(nvidia-smi --list-gpus | wc -l) -ge 2 ]]; then
     ./kernels-cuda-ranks "$@" || failed=1
     CARGO_MANIFEST_DIR=$PWD/models ./models-cuda-ranks "$@" || failed=1

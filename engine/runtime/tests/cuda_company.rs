@@ -1,4 +1,4 @@
-//! Engines on a GPU. Needs one.
+//! Engines on a GPU under requests of many kinds at once. Needs one.
 
 mod support;
 
