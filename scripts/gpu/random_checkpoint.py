@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes a checkpoint of a real model's shape with random weights, bf16 or (--gptq) GPTQ INT4 in symmetric groups of
-128: how fast a dense model is does not depend on them. Needs torch and safetensors, which a machine for GPU work has."""
+128, and a tokenizer in which every id is a text: how fast a dense model is does not depend on them. Needs torch and
+safetensors, which a machine for GPU work has."""
 
 import argparse
 import json
@@ -20,6 +21,20 @@ SHAPES = {
 }
 
 
+def write_tokenizer(folder, vocab_size):
+    """Bytes, spelled as byte-level tokenizers do, and words that no text holds."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    spelled = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+    vocab = {spelled[byte]: byte for byte in range(256)} | {f"w{i}.": i for i in range(256, vocab_size)}
+    byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)
+    model = dict(type="BPE", vocab=vocab, merges=[])
+    tokenizer = dict(version="1.0", added_tokens=[], pre_tokenizer=byte_level, decoder=byte_level, model=model)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(dict(chat_template=template)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
@@ -36,6 +51,7 @@ def main():
         config["quantization_config"] = dict(quant_method="gptq", bits=4, group_size=128, sym=True, desc_act=False,
                                              checkpoint_format="gptq")
     (arguments.folder / "config.json").write_text(json.dumps(config))
+    write_tokenizer(arguments.folder, shape["vocab_size"])
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]

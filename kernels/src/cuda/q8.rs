@@ -62,9 +62,8 @@ pub(super) fn prepare(
     };
     let mut first_row = 0;
     for part in parts {
-        let stored = device.alloc(part.bytes.len(), "weights on their way")?;
-        device.upload(&part.bytes, &stored, 0)?;
-        part.bytes.release();
+        let stored = device.alloc_for_upload(part.bytes.len(), "weights on their way")?;
+        device.upload_weight(&part.bytes, &stored, 0)?;
         device
             .kernel("q8_pack")?
             .grid((part.rows * cols / SLICE).div_ceil(THREADS), 1, 1)
@@ -103,7 +102,8 @@ impl CudaBackend {
     ) -> Result<(), BackendError> {
         let weight = product.weight;
         let is_small = weight.rows * weight.cols * weight.element.size() <= MOST_DENSE_BYTES;
-        if let Some(matmul) = self.matmul.as_ref().filter(|_| rows > DENSE_ROWS && is_small) {
+        let dense = rows > DENSE_ROWS && is_small && !self.batch_invariant;
+        if let Some(matmul) = self.matmul.as_ref().filter(|_| dense) {
             let dense = Product {
                 matrix: self.dequantize_q8(weight, matrix)?,
                 ..*product

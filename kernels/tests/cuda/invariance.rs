@@ -85,7 +85,7 @@ fn a_product_gives_a_row_the_same_bits_among_any_number_of_rows() {
 }
 
 #[test]
-fn a_product_at_4_bits_gives_a_row_the_same_bits_among_any_number_of_rows() {
+fn a_product_at_4_and_8_bits_gives_a_row_the_same_bits_among_any_number_of_rows() {
     for element in [Element::F16, Element::Bf16] {
         let twin = Twin::invariant(element);
         let mut random = Random(32);
@@ -98,6 +98,8 @@ fn a_product_at_4_bits_gives_a_row_the_same_bits_among_any_number_of_rows() {
             let weight = symmetric(shuffled(&mut random, weight));
             check_products(&twin, &mut random, &weight);
         }
+        let weight = random.matrix(WeightFormat::Q8_0, 1152, 2560);
+        check_products(&twin, &mut random, &weight);
     }
 }
 
