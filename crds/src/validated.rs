@@ -210,6 +210,7 @@ fn launch_config(source: &ModelSource, spec: &FerrumModelSpec) -> LaunchConfig {
         max_num_batched_tokens,
         kv_cache_memory,
         batch_invariant,
+        output_layer,
         prefix_caching,
     } = spec.engine.clone().unwrap_or_default();
     let max_num_seqs = whole(max_num_seqs).unwrap_or(defaults.max_num_seqs);
@@ -225,6 +226,7 @@ fn launch_config(source: &ModelSource, spec: &FerrumModelSpec) -> LaunchConfig {
             .unwrap_or(defaults.max_num_batched_tokens.max(max_num_seqs)),
         kv_cache_memory: kv_cache_memory.and_then(|size| parse_bytes(size.as_str()).ok()),
         batch_invariant: batch_invariant.unwrap_or(defaults.batch_invariant),
+        output_layer: output_layer.unwrap_or(defaults.output_layer),
         prefix_caching: prefix_caching.unwrap_or(defaults.prefix_caching),
         ..defaults
     }

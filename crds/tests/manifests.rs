@@ -4,7 +4,7 @@ use ferrum_crds::{
     ModelSource, ValidatedModel,
     manifest::{self, Refusals, Source},
 };
-use ferrum_engine::{Dtype, Task};
+use ferrum_engine::{Dtype, OutputLayer, Task};
 
 mod broken;
 
@@ -54,7 +54,7 @@ spec:
   quantization: none
   tensorParallel: 1
   replicas: 2
-  engine: {maxModelLen: 4096, maxNumSeqs: 600, kvCacheMemory: 1.5Gi, prefixCaching: false, batchInvariant: true}
+  engine: {maxModelLen: 4096, maxNumSeqs: 600, kvCacheMemory: 1.5Gi, outputLayer: int8, prefixCaching: false, batchInvariant: true}
 ",
     )
     .expect("accepted");
@@ -81,6 +81,7 @@ spec:
     // A step must hold a token of every sequence, so the default grows with maxNumSeqs.
     assert_eq!((launch.max_num_seqs, launch.max_num_batched_tokens), (600, 600));
     assert!(!launch.prefix_caching && launch.batch_invariant);
+    assert_eq!(launch.output_layer, OutputLayer::Int8);
     assert_eq!(launch.validate(), Ok(()));
 }
 

@@ -10,6 +10,7 @@ pub(super) const RULES: &[Rule] = &[
     BATCHED_TOKENS,
     KV_CACHE_SIZE,
     KV_CACHE_OF_EMBEDDING,
+    OUTPUT_LAYER_OF_EMBEDDING,
     PREFIX_CACHING_OF_EMBEDDING,
 ];
 
@@ -48,6 +49,21 @@ const KV_CACHE_OF_EMBEDDING: Rule = Rule {
         rule.broken_if(
             object,
             text(object, "spec.task") == Some("embedding") && at(object, rule.field).is_some(),
+        )
+    },
+};
+
+const OUTPUT_LAYER_OF_EMBEDDING: Rule = Rule {
+    field: "spec.engine.outputLayer",
+    cel: "!has(self.task) || self.task != 'embedding' || !has(self.engine) || !has(self.engine.outputLayer) \
+          || self.engine.outputLayer == 'auto'",
+    shown: "self.engine.outputLayer",
+    expected: "auto or no such field with task embedding, which has no output layer",
+    find: |object, rule| {
+        rule.broken_if(
+            object,
+            text(object, "spec.task") == Some("embedding")
+                && text(object, rule.field).is_some_and(|format| format != "auto"),
         )
     },
 };

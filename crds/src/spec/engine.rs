@@ -1,9 +1,10 @@
 //! Settings of an engine.
 
+use ferrum_engine::OutputLayer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::MemorySize;
+use super::{MemorySize, words};
 
 /// Settings of one engine; each has a default that suits the model and the machine.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -35,6 +36,12 @@ pub struct EngineSpec {
     /// are made in one order, which costs speed. Without it, false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_invariant: Option<bool>,
+
+    /// How the output layer is kept. int8 keeps a dense one at 8 bits: steps are shorter, above all beside quantized weights,
+    /// and logits a little less exact. Not for task embedding. Without it, auto: as the checkpoint has it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "words")]
+    #[schemars(schema_with = "words::schema::<OutputLayer>")]
+    pub output_layer: Option<OutputLayer>,
 
     /// Whether the start of a prompt that was computed before is reused. Without it, true.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use ferrum_engine::{Device, Dtype, Quantization};
+use ferrum_engine::{Device, Dtype, OutputLayer, Quantization};
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -26,7 +26,7 @@ macro_rules! word {
         }
     )*};
 }
-word!(Device, Dtype, ModelTask, Quantization);
+word!(Device, Dtype, ModelTask, OutputLayer, Quantization);
 
 pub(super) fn schema<W: Word>(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": W::words()})

@@ -573,10 +573,11 @@ metadata:
 spec:
   model: hf://o/n
   task: embedding
-  engine: {kvCacheMemory: 1Gi, prefixCaching: true}
+  engine: {kvCacheMemory: 1Gi, prefixCaching: true, outputLayer: int8}
 "#,
 r#"m.yaml:8:27: spec.engine.kvCacheMemory: "1Gi" is not allowed: expected no such field with task embedding, which has no KV cache
-m.yaml:8:47: spec.engine.prefixCaching: true is not allowed: expected false or no such field with task embedding, which has no KV cache"#),
+m.yaml:8:47: spec.engine.prefixCaching: true is not allowed: expected false or no such field with task embedding, which has no KV cache
+m.yaml:8:66: spec.engine.outputLayer: "int8" is not allowed: expected auto or no such field with task embedding, which has no output layer"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel
@@ -592,7 +593,7 @@ r#"m.yaml:6:10: spec.model: "o/n" is not allowed: expected hf://org/name, hf://o
 m.yaml:7:3: spec.taks: unknown field: did you mean `task`?
 m.yaml:8:13: spec.replicas: "x" is not allowed: expected a whole number from 0 to 1000
 m.yaml:9:24: spec.engine.maxNumSeqs: 9999 is not allowed: expected a whole number from 1 to 1024
-m.yaml:9:30: spec.engine.foo: unknown field: expected batchInvariant, kvCacheMemory, maxModelLen, maxNumBatchedTokens, maxNumSeqs, prefixCaching"#),
+m.yaml:9:30: spec.engine.foo: unknown field: expected batchInvariant, kvCacheMemory, maxModelLen, maxNumBatchedTokens, maxNumSeqs, outputLayer, prefixCaching"#),
     (
 r#"apiVersion: ferrum.dev/v1alpha1
 kind: FerrumModel

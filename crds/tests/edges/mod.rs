@@ -191,6 +191,8 @@ fn engine() -> Vec<Value> {
             ("kvCacheMemory", json!("1Gi")),
             ("batchInvariant", true.into()),
             ("batchInvariant", false.into()),
+            ("outputLayer", "int8".into()),
+            ("outputLayer", "auto".into()),
             ("prefixCaching", true.into()),
             ("prefixCaching", false.into()),
             ("maxNumSeqs", 4.into()),

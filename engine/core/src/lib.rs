@@ -12,7 +12,9 @@ mod request;
 
 pub use card::{DefaultSampling, ModelCard, Task};
 pub use engine::{BoxFuture, EngineHandle, EventStream, Phase, SharedEngine, SubmitError, channel};
-pub use launch::{Device, Dtype, LaunchConfig, LaunchError, Quantization, local_path, parse_bytes};
+pub use launch::{
+    Device, Dtype, LaunchConfig, LaunchError, OutputLayer, Quantization, local_path, parse_bytes,
+};
 pub use load::{DeviceMemory, Durations, EngineLoad, KvEvent, StepTimes};
 pub use request::{
     EmbedRequest, EngineError, Event, FinishReason, GenerateRequest, SamplingParams, TokenLogprob, Usage,

@@ -1,5 +1,5 @@
-//! Decode steps and prefill of one checkpoint on a GPU, or on several that share it: `cuda_step [--batch-invariant] FOLDER
-//! [COPY_RATE_GB_S [GPUS]]`.
+//! Decode steps and prefill of one checkpoint on a GPU, or on several that share it: `cuda_step [--batch-invariant]
+//! [--int8-output] FOLDER [COPY_RATE_GB_S [GPUS]]`.
 //!
 //! Prints one line a shape. Bytes are a GPU's share of the weights and of the keys and values, each read once; with the
 //! rate at which the same machine copies, their share of it too.
@@ -7,6 +7,7 @@
 
 use std::{path::Path, thread, time::Instant};
 
+use ferrum_engine::OutputLayer;
 use ferrum_kernels::{
     Backend,
     backend::StepShape,
@@ -22,7 +23,12 @@ const STEPS: usize = 30;
 
 fn main() {
     let is_flag = |argument: &String| argument.starts_with("--");
-    let batch_invariant = std::env::args().any(|argument| argument == "--batch-invariant");
+    let has = |flag: &str| std::env::args().any(|argument| argument == flag);
+    let batch_invariant = has("--batch-invariant");
+    let output_layer = match has("--int8-output") {
+        true => OutputLayer::Int8,
+        false => OutputLayer::Auto,
+    };
     let mut arguments = std::env::args().skip(1).filter(|argument| !is_flag(argument));
     let folder = arguments.next().expect("a folder with a checkpoint");
     let copy_rate: Option<f64> = arguments.next().map(|rate| rate.parse().expect("GB/s"));
@@ -31,13 +37,13 @@ fn main() {
     thread::scope(|scope| {
         for backend in CudaBackend::ranks(count, Element::Bf16, Link::Best).expect("GPUs") {
             let (checkpoint, backend) = (&checkpoint, backend.with_batch_invariance(batch_invariant));
-            scope.spawn(move || run(backend, checkpoint, copy_rate));
+            scope.spawn(move || run(backend, checkpoint, (copy_rate, output_layer)));
         }
     });
 }
 
 /// One rank; the first says what it measures.
-fn run(backend: CudaBackend, checkpoint: &Checkpoint, copy_rate: Option<f64>) {
+fn run(backend: CudaBackend, checkpoint: &Checkpoint, (copy_rate, output_layer): (Option<f64>, OutputLayer)) {
     let rank = backend.rank();
     let tell = |line: String| {
         if rank.index == 0 {
@@ -49,6 +55,7 @@ fn run(backend: CudaBackend, checkpoint: &Checkpoint, copy_rate: Option<f64>) {
         max_num_batched_tokens: 8192,
         max_num_seqs: 64,
         max_model_len: Some(4608),
+        output_layer,
         ..LoadOptions::default()
     };
     let Model::Causal(model) = checkpoint.load(&backend, &options).expect("a model") else {

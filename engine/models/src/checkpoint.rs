@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use ferrum_engine::{DefaultSampling, Dtype, Quantization, Task};
+use ferrum_engine::{DefaultSampling, Dtype, OutputLayer, Quantization, Task};
 use ferrum_kernels::Backend;
 use tokenizers::Tokenizer;
 
@@ -27,6 +27,8 @@ pub struct LoadOptions<'a> {
     pub dtype: Dtype,
     /// What the weights must be; anything else is refused.
     pub quantization: Quantization,
+    /// How the output layer is kept.
+    pub output_layer: OutputLayer,
     /// Most tokens of a sequence; `None` takes the model's own maximum, more than that is refused.
     pub max_model_len: Option<usize>,
     /// Most tokens in one step.
@@ -43,6 +45,7 @@ impl Default for LoadOptions<'_> {
         Self {
             dtype: Dtype::Auto,
             quantization: Quantization::Auto,
+            output_layer: OutputLayer::Auto,
             max_model_len: None,
             max_num_batched_tokens: 512,
             max_num_seqs: 32,

@@ -7,7 +7,7 @@ use common::{
     decoder::{Chunk, Decoder, Rows},
     fixture, largest,
 };
-use ferrum_engine::Dtype;
+use ferrum_engine::{Dtype, OutputLayer};
 use ferrum_models::LoadOptions;
 
 /// All fixtures have 3 layers; the longest sum is over the MLP's 128 (or the attention's) inputs.
@@ -144,5 +144,26 @@ fn weights_convert_to_half_precision_at_load() {
         let tolerance = 4.0 * sums * 2.0_f32.powi(-bits) * largest;
         let difference = check_logits(&dtype.to_string(), &logits, &expected, tolerance);
         assert!(difference > 0.0, "{dtype}: nothing was rounded");
+    }
+}
+
+/// A level errs by up to half the scale, a 127th of the largest of 32 weights, which is about 2.2 deviations; that is 0.005 of
+/// a weight's size, as much again for activations, which the CPU rounds likewise. A logit, one sum of them, errs by as
+/// large a part of its size; eight deviations.
+#[test]
+fn an_output_layer_at_eight_bits_is_near_the_dense_one() {
+    for (name, is_tied) in [("tiny-llama", false), ("tiny-qwen2", true)] {
+        let reference = Reference::read(name);
+        let expected = reference.floats("logits");
+        let options = LoadOptions {
+            output_layer: OutputLayer::Int8,
+            ..LoadOptions::default()
+        };
+        let mut decoder = Decoder::load(&fixture(name), &options);
+        let logits = decoder.prefill(&reference.ids("input_ids")).concat();
+        let tolerance = 8.0 * (2.0_f32).sqrt() * 0.005 * largest(&expected);
+        let difference = check_logits(name, &logits, &expected, tolerance);
+        // The first deviation of f32 is in the sixth digit.
+        assert!(difference > 1e-4, "{name} (tied: {is_tied}): nothing was rounded");
     }
 }

@@ -227,6 +227,7 @@ impl Launch<'_> {
         let options = LoadOptions {
             dtype: self.config.dtype,
             quantization: self.config.quantization,
+            output_layer: self.config.output_layer,
             max_model_len: self.config.max_model_len,
             max_num_batched_tokens: self.config.max_num_batched_tokens,
             max_num_seqs: self.config.max_num_seqs,

@@ -259,12 +259,27 @@ impl Device {
     pub(super) fn synchronize(&self) -> Result<(), BackendError> {
         self.bind()?;
         if let Some(watch) = self.watch.get() {
-            return watch.wait(self.stream);
+            // SAFETY: the stream lives as long as the device.
+            return watch.wait(|| unsafe { sys::cuStreamQuery(self.stream) });
         }
         // SAFETY: the stream lives as long as the device.
         check("cuStreamSynchronize", unsafe {
             sys::cuStreamSynchronize(self.stream)
         })
+    }
+
+    /// Waits until the stream has come to `event`.
+    ///
+    /// # Safety
+    /// `event` was recorded on the stream.
+    pub(super) unsafe fn wait_for(&self, event: sys::CUevent) -> Result<(), BackendError> {
+        self.bind()?;
+        match self.watch.get() {
+            // SAFETY: the caller's.
+            Some(watch) => watch.wait(|| unsafe { sys::cuEventQuery(event) }),
+            // SAFETY: the caller's.
+            None => check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(event) }),
+        }
     }
 
     /// Copies `bytes` to `offset` of `to`, in the order of the stream, without waiting for it if they are few.

@@ -301,15 +301,15 @@ impl Watch {
         }
     }
 
-    /// Waits for `stream`; ends its kernels once another rank has left, or does not come.
-    pub(super) fn wait(&self, stream: Stream) -> Result<(), BackendError> {
+    /// Waits until `query` says that a stream has come as far; ends its kernels once another rank has left, or does not
+    /// come.
+    pub(super) fn wait(&self, query: impl Fn() -> sys::CUresult) -> Result<(), BackendError> {
         let started = Instant::now();
         loop {
-            // SAFETY: the stream lives as long as the device that waits.
-            match unsafe { sys::cuStreamQuery(stream) } {
+            match query() {
                 sys::CUresult::CUDA_SUCCESS => return Ok(()),
                 sys::CUresult::CUDA_ERROR_NOT_READY => {}
-                failure => return Err(failed("cuStreamQuery", &cudarc::driver::DriverError(failure))),
+                failure => return Err(failed("waiting for a GPU", &cudarc::driver::DriverError(failure))),
             }
             let waited = started.elapsed();
             if self.left.load(Ordering::Acquire) > 0 || waited > PATIENCE {

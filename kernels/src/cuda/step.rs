@@ -81,11 +81,8 @@ impl CudaStep {
         let Some(open) = &mut self.0 else {
             return Err(not_begun());
         };
-        open.device.bind()?;
         // SAFETY: the event was recorded.
-        check("cuEventSynchronize", unsafe {
-            sys::cuEventSynchronize(open.ended)
-        })?;
+        unsafe { open.device.wait_for(open.ended) }?;
         let mut ms = 0.0;
         // SAFETY: both events were recorded and have come.
         check("cuEventElapsedTime", unsafe {

@@ -64,7 +64,7 @@ fn the_smallest_model_becomes_a_deployment() {
 #[test]
 fn every_field_of_a_model_reaches_its_objects() {
     let spec = "model: 'hf://org/name@main', task: chat, servedNames: [a, b], dtype: float32, replicas: 2, \
-                engine: {maxModelLen: 4096, maxNumSeqs: 8, maxNumBatchedTokens: 256, kvCacheMemory: 1Gi, prefixCaching: \
+                engine: {maxModelLen: 4096, maxNumSeqs: 8, maxNumBatchedTokens: 256, kvCacheMemory: 1Gi, outputLayer: int8, prefixCaching: \
                 false, batchInvariant: true}, cache: {size: 20Gi, storageClassName: fast}, hfTokenSecretRef: {name: hf, key: token}, \
                 podTemplate: {nodeSelector: {disk: fast}, tolerations: [{key: gpu, operator: Exists}], runtimeClassName: \
                 rc, priorityClassName: high, resources: {limits: {memory: 4Gi}}, env: [{name: A, value: b}], labels: {team: x}, annotations: {note: y}}, rollout: {maxSurge: 2, \

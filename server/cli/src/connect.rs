@@ -4,7 +4,7 @@ use std::{io::IsTerminal as _, sync::Arc, time::Duration};
 
 use anyhow::bail;
 use clap::Args;
-use ferrum_engine::{Device, LaunchConfig, Phase, Task, parse_bytes};
+use ferrum_engine::{Device, LaunchConfig, OutputLayer, Phase, Task, parse_bytes};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{client::ApiClient, engine::PhaseSink, exit::UsageError, local_server::InProcess};
@@ -52,6 +52,11 @@ pub(crate) struct EngineArgs {
     )]
     batch_invariant: bool,
 
+    /// How a dense output layer is kept: auto as the checkpoint has it, int8 at 8 bits for shorter steps and a little less
+    /// exact logits
+    #[arg(long, value_name = "FORMAT", default_value_t = OutputLayer::Auto, conflicts_with = "endpoint", help_heading = "Engine (without --endpoint)")]
+    output_layer: OutputLayer,
+
     /// CPU threads [default: all cores]
     #[arg(
         long,
@@ -96,6 +101,7 @@ impl EngineArgs {
             device: self.device,
             tensor_parallel: self.tensor_parallel,
             batch_invariant: self.batch_invariant,
+            output_layer: self.output_layer,
             threads: self.threads,
             max_model_len: self.max_model_len,
             kv_cache_memory: self.kv_cache_memory,

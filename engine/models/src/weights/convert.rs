@@ -1,5 +1,7 @@
 //! Changes to tensors on their way to a backend.
 
+use std::{panic::resume_unwind, thread};
+
 use ferrum_engine::Dtype;
 use ferrum_kernels::{HostTensor, SharedBytes, WeightFormat};
 use half::{bf16, f16};
@@ -30,6 +32,60 @@ pub(crate) fn to_dtype(tensor: HostTensor, dtype: Dtype) -> HostTensor {
         bytes: SharedBytes::from(bytes),
         ..tensor
     }
+}
+
+/// A dense matrix as Q8_0: levels of -127..=127 and an f16 scale for each 32 columns. Quantized matrices, and those
+/// whose width is no multiple of 32, are left as they are.
+pub(crate) fn to_int8(tensor: HostTensor) -> HostTensor {
+    let block = WeightFormat::Q8_0.block_len();
+    if tensor.format.block_len() > 1 || !tensor.cols.is_multiple_of(block) {
+        return tensor;
+    }
+    let row_bytes = tensor.bytes.len() / tensor.rows.max(1);
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(16);
+    let share = tensor.rows.div_ceil(workers).max(1);
+    let quantize = |first: usize| {
+        let rows = share.min(tensor.rows - first);
+        let bytes = tensor.bytes.slice(first * row_bytes..(first + rows) * row_bytes);
+        let part = HostTensor::new(tensor.format, rows, tensor.cols, bytes);
+        let values: Vec<f32> = elements(&part).collect();
+        let mut quantized = Vec::with_capacity(values.len() / block * WeightFormat::Q8_0.block_bytes());
+        values
+            .chunks_exact(block)
+            .for_each(|values| push_q8_0(values, &mut quantized));
+        quantized
+    };
+    let bytes = thread::scope(|scope| {
+        let starts = (0..tensor.rows).step_by(share);
+        let parts: Vec<_> = starts.map(|first| scope.spawn(move || quantize(first))).collect();
+        let joined = parts.into_iter().map(thread::ScopedJoinHandle::join);
+        joined
+            .flat_map(|part| part.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect::<Vec<u8>>()
+    });
+    tensor.bytes.release();
+    HostTensor {
+        format: WeightFormat::Q8_0,
+        bytes: SharedBytes::from(bytes),
+        ..tensor
+    }
+}
+
+/// One block: the scale lets the largest value be the largest level.
+fn push_q8_0(values: &[f32], to: &mut Vec<u8>) {
+    let most = values.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let scale = f16::from_f32(most / 127.0);
+    let inverse = match scale.to_f32() {
+        0.0 => 0.0,
+        scale => 1.0 / scale,
+    };
+    to.extend_from_slice(&scale.to_le_bytes());
+    // Saturates where rounding the scale down lets the largest value pass 127.
+    to.extend(
+        values
+            .iter()
+            .map(|x| ((x * inverse).round().clamp(-127.0, 127.0) as i8).cast_unsigned()),
+    );
 }
 
 /// The elements of a dense tensor; none of a quantized one.
@@ -108,6 +164,32 @@ mod tests {
     fn a_quantized_matrix_keeps_its_format() {
         let tensor = HostTensor::new(WeightFormat::Q8_0, 1, 32, vec![0; 34].into());
         assert_eq!(to_dtype(tensor, Dtype::F32).format, WeightFormat::Q8_0);
+    }
+
+    #[test]
+    fn eight_bits_are_the_nearest_levels() {
+        let values: Vec<f32> = (0..70 * 64)
+            .map(|i| ((i * 37 % 101) as f32 - 50.0) * (1.0 + (i / 64) as f32))
+            .collect();
+        let quantized = to_int8(dense(&values, 70));
+        assert_eq!(
+            (quantized.format, quantized.rows, quantized.cols),
+            (WeightFormat::Q8_0, 70, 64)
+        );
+        for (block, values) in quantized.bytes.chunks_exact(34).zip(values.chunks_exact(32)) {
+            let scale = f16::from_le_bytes([block[0], block[1]]).to_f32();
+            for (&level, &x) in block[2..].iter().zip(values) {
+                // Half a level; a scale that was rounded down lets the largest miss by its rounding of 127 levels.
+                let bound = scale * (0.5 + 127.0 / 2048.0);
+                assert!(
+                    (f32::from(level.cast_signed()) * scale - x).abs() <= bound,
+                    "{x} in {scale}"
+                );
+            }
+        }
+        let zeros = to_int8(dense(&[0.0; 32], 1));
+        assert_eq!(&*zeros.bytes, [0; 34]);
+        assert_eq!(to_int8(dense(&[1.0; 24], 1)).format, WeightFormat::F32);
     }
 
     #[test]

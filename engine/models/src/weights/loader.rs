@@ -1,12 +1,15 @@
 //! From named tensors to prepared weights.
 
-use ferrum_engine::Dtype;
+use ferrum_engine::{Dtype, OutputLayer};
 use ferrum_kernels::{
     Backend, BackendError,
     backend::{KvDtype, KvPrecision},
 };
 
-use super::{Weights, convert::to_dtype};
+use super::{
+    Weights,
+    convert::{to_dtype, to_int8},
+};
 use crate::{LoadError, LoadOptions, shard::Extent};
 
 /// Takes tensors by name, converts and uploads them, and counts them for the progress bar.
@@ -14,6 +17,7 @@ pub(crate) struct WeightLoader<'a, B> {
     pub(crate) backend: &'a B,
     pub(crate) weights: &'a Weights,
     dtype: Dtype,
+    output_layer: OutputLayer,
     progress: Option<&'a dyn Fn(u64, u64)>,
 }
 
@@ -23,6 +27,7 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
             backend,
             weights,
             dtype: options.dtype,
+            output_layer: options.output_layer,
             progress: options.progress,
         }
     }
@@ -37,6 +42,31 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
             .backend
             .prepare_weight(&tensors)
             .map_err(|source| self.failed(&parts[0].0, source))?;
+        self.report();
+        Ok(weight)
+    }
+
+    /// Whether the output layer `name` is to be kept in another format than the checkpoint's.
+    pub(crate) fn changes_output_layer(&self, name: &str) -> bool {
+        self.output_layer == OutputLayer::Int8 && self.weights.largest_block(name) == 1
+    }
+
+    /// Rows of the output layer, as [`LoadOptions::output_layer`] wants them.
+    pub(crate) fn output_layer(
+        &self,
+        name: &str,
+        rows: Extent,
+        cols: Extent,
+    ) -> Result<B::Weight, LoadError> {
+        let tensor = to_dtype(self.weights.matrix(name, rows, cols)?, self.dtype);
+        let tensor = match self.changes_output_layer(name) {
+            true => to_int8(tensor),
+            false => tensor,
+        };
+        let weight = self
+            .backend
+            .prepare_weight(&[tensor])
+            .map_err(|source| self.failed(name, source))?;
         self.report();
         Ok(weight)
     }

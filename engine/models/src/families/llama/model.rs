@@ -46,10 +46,11 @@ impl<B: Backend> LlamaModel<B> {
         let shard = DecoderShard::of(config, loader.backend.rank(), block_len)?;
         let table = |name: &str, rows: Extent| loader.matrix(&[(name.to_owned(), rows)], hidden.into());
         let embedding = "model.embed_tokens.weight";
+        let output = |name: &str| loader.output_layer(name, shard.vocab, hidden.into());
         let lm_head = match config.tie_word_embeddings {
-            true if shard.vocab.is_whole() => None,
-            true => Some(table(embedding, shard.vocab)?),
-            false => Some(table("lm_head.weight", shard.vocab)?),
+            true if shard.vocab.is_whole() && !loader.changes_output_layer(embedding) => None,
+            true => Some(output(embedding)?),
+            false => Some(output("lm_head.weight")?),
         };
         let layers = 0..config.windows.len();
         Ok(Self {
