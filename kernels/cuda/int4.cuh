@@ -1,96 +1,125 @@
 // A weight in groups of 4-bit levels with an f16 scale and a zero level: scale * (level - zero).
 //
-// Levels lie in tiles of 16 weight rows and units of 64 columns: 512 bytes, 16 of each lane, a word for each of the
-// four products of a unit. Lane 4 g + t has rows g and g + 8 (the left side of a tensor-core product), and of product
-// s the columns 32 (s / 2) + 8 t + 4 (s % 2) + 0..4, so that 16 bytes of an x row are the right side of two products.
-// Nibbles 0, 4 and 2, 6 of a word are row g, nibbles 1, 5 and 3, 7 row g + 8: two of one pair lie 16 bits apart, where
-// a mask and the bits of a power of two make them a pair of halves. Scales and zero levels lie in tiles too: of each
-// group those of rows 0, 8, 1, 9, ...
+// Levels lie row after row, a row in chunks of 128 columns: 64 bytes, 16 for each of four lanes, of which word j has the
+// columns 32 j + 8 t + 0..8 for lane t. Column 2 i of the eight is nibble i, column 2 i + 1 nibble i + 4: two
+// neighbours lie 16 bits apart, where a mask makes them a pair of halves, and 16 bytes of an x row are the right side of two
+// tensor-core products whose left sides are words of two weight rows. Scales and zero levels, 16 bits each, lie group after
+// group, those of all rows (a multiple of 16) beside one another. Past the last column levels are 0, and x has to be.
 //
 // A level less its zero is exact in every element type; products are summed in f32 over a group, then scaled.
 #pragma once
 
 #include "mma.cuh"
 
-constexpr int UNIT = 64;
+constexpr int CHUNK = 128;
+constexpr int LANE_COLUMNS = 32;            // of 16 bytes of levels
+constexpr int PIECES = CHUNK / LANE_COLUMNS;   // of 16 bytes, of a row's chunk
+constexpr uint32_t BOTH = 0x10001;          // a number of 16 bits into both halves
 
-// A power of two whose last place is 1: with a small number in its lowest bits it is that much more.
-template <typename X> constexpr uint32_t MAGIC = 0;
-template <> constexpr uint32_t MAGIC<bf16> = 0x4300;   // 128
-template <> constexpr uint32_t MAGIC<f16> = 0x6400;    // 1024
-constexpr uint32_t BOTH = 0x10001;                     // a number of 16 bits into both halves
+// A small integer in the lowest bits of an element is that many times its smallest number, also where it reaches into the
+// exponent's last bit. FOUR and EIGHT bring such integers, in bits 0..4 and 4..8, up to 1 / SCALE each, MINUS a zero level.
+template <typename X> struct Small;
+template <> struct Small<bf16> {
+    static constexpr uint32_t FOUR = 0x7f007f00, EIGHT = 0x7d007d00, MINUS = 0xff00ff00;
+    static constexpr float SCALE = 64.f;
+};
+template <> struct Small<f16> {
+    static constexpr uint32_t FOUR = 0x78007800, EIGHT = 0x68006800, MINUS = 0xf800f800;
+    static constexpr float SCALE = 512.f;
+};
 
-__device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b, bf16) {
-    __nv_bfloat162 x = *reinterpret_cast<__nv_bfloat162*>(&a), y = *reinterpret_cast<__nv_bfloat162*>(&b);
-    x = __hsub2(x, y);
-    return *reinterpret_cast<uint32_t*>(&x);
+__device__ __forceinline__ uint32_t multiply_add(uint32_t a, uint32_t b, uint32_t c, bf16) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
 }
 
-__device__ __forceinline__ uint32_t subtract(uint32_t a, uint32_t b, f16) {
-    __half2 x = *reinterpret_cast<__half2*>(&a), y = *reinterpret_cast<__half2*>(&b);
-    x = __hsub2(x, y);
-    return *reinterpret_cast<uint32_t*>(&x);
+__device__ __forceinline__ uint32_t multiply_add(uint32_t a, uint32_t b, uint32_t c, f16) {
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
 }
 
-// The left side of a product; `zero` is what to take off for rows g and g + 8.
+// What to add to a row's levels: its zero level, negative, as a pair.
+template <typename X> __device__ __forceinline__ uint32_t offset(uint32_t zero) {
+    return multiply_add(zero * BOTH, Small<X>::MINUS, 0x80008000, X());
+}
+
+// The left side of a product: half `h` of the word of row g and of row g + 8, less their zeros, over SCALE.
 template <typename X>
-__device__ __forceinline__ void unpack(uint32_t word, const uint32_t (&zero)[2], uint32_t (&a)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-        a[i] = subtract(((word >> (4 * i)) & 0x000f000f) | MAGIC<X> * BOTH, zero[i % 2], X());
+__device__ __forceinline__ void unpack(uint32_t low, uint32_t high, int h, const uint32_t (&zero)[2], uint32_t (&a)[4]) {
+    low >>= 8 * h;
+    high >>= 8 * h;
+    a[0] = multiply_add(low & 0x000f000f, Small<X>::FOUR, zero[0], X());
+    a[1] = multiply_add(high & 0x000f000f, Small<X>::FOUR, zero[1], X());
+    a[2] = multiply_add(low & 0x00f000f0, Small<X>::EIGHT, zero[0], X());
+    a[3] = multiply_add(high & 0x00f000f0, Small<X>::EIGHT, zero[1], X());
 }
 
 struct Weight {
     const uint4* levels;
-    const uint32_t* scales;
+    const f16* scales;
     const uint16_t* zeros;   // null: 8 everywhere
-    int tiles, units;
+    int padded, chunks;      // rows, up to a multiple of 16; chunks of a row
+
+    __device__ __forceinline__ Weight(const uint4* levels, const f16* scales, const uint16_t* zeros, int rows, int k)
+        : levels(levels), scales(scales), zeros(zeros), padded((rows + 15) / 16 * 16), chunks((k + CHUNK - 1) / CHUNK) {}
+    __device__ __forceinline__ const uint4* at(int row, int chunk) const {
+        return levels + (size_t(row) * chunks + chunk) * PIECES + threadIdx.x % PIECES;
+    }
 };
 
-// Scales and zero levels of a group as they are stored, for rows g and g + 8: a load that is looked at is waited for.
-struct Group {
-    uint32_t scale;
-    uint32_t zero;
-};
-
-template <int G> __device__ __forceinline__ void load_group(const Weight& w, int tile, int at, int g, Group& group) {
-    const size_t index = (size_t(tile) * (w.units * UNIT / G) + at) * 8 + g;
-    group.scale = __ldg(w.scales + index);
-    group.zero = 0x808;
-    if (w.zeros) group.zero = __ldg(w.zeros + index);
-}
-
-template <typename X> __device__ __forceinline__ void offsets(const Group& group, uint32_t (&zero)[2]) {
-    zero[0] = ((group.zero & 0xff) + MAGIC<X>) * BOTH;
-    zero[1] = ((group.zero >> 8) + MAGIC<X>) * BOTH;
-}
+__device__ __forceinline__ float scale_of(uint32_t bits) { return __half2float(__ushort_as_half(uint16_t(bits))); }
 
 // sum += scale * part, which becomes zero.
-template <int NT>
-__device__ __forceinline__ void add_group(float (&sum)[NT][4], float (&part)[NT][4], const Group& group) {
-    const float2 scale = __half22float2(*reinterpret_cast<const __half2*>(&group.scale));
+template <typename X, int NT>
+__device__ __forceinline__ void add_group(float (&sum)[NT][4], float (&part)[NT][4], float low, float high) {
+    low *= Small<X>::SCALE;
+    high *= Small<X>::SCALE;
 #pragma unroll
     for (int j = 0; j < NT; ++j)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            sum[j][i] += (i < 2 ? scale.x : scale.y) * part[j][i];
+            sum[j][i] += (i < 2 ? low : high) * part[j][i];
             part[j][i] = 0.f;
         }
 }
 
-__device__ __forceinline__ void store_result(void* out, bool exact, size_t at, float x, bf16) {
+template <typename X> __device__ __forceinline__ void store_result(void* out, bool exact, size_t at, float x, X) {
     if (exact) static_cast<float*>(out)[at] = x;
-    else static_cast<bf16*>(out)[at] = from_float<bf16>(x);
-}
-
-__device__ __forceinline__ void store_result(void* out, bool exact, size_t at, float x, f16) {
-    if (exact) static_cast<float*>(out)[at] = x;
-    else static_cast<f16*>(out)[at] = from_float<f16>(x);
+    else static_cast<X*>(out)[at] = from_float<X>(x);
 }
 
 __device__ __forceinline__ unsigned shared_address(const void* p) { return unsigned(__cvta_generic_to_shared(p)); }
 
-// Copies 16 bytes to shared memory, or zeros.
-__device__ __forceinline__ void copy16(void* to, const void* from, bool there) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0));
+__device__ __forceinline__ unsigned cluster_rank() {
+    unsigned rank = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+    return rank;
+}
+
+__device__ __forceinline__ void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// Reads the shared memory of block `rank` of the cluster, at the place that `p` has in this one.
+__device__ __forceinline__ float4 load_of(const float* p, unsigned rank) {
+    float4 x = make_float4(0.f, 0.f, 0.f, 0.f);
+#if __CUDA_ARCH__ >= 900
+    unsigned at;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(at)
+                 : "memory");
+#endif
+    return x;
+}
+
+__device__ __forceinline__ float4 operator+(float4 a, float4 b) {
+    return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }

@@ -1,4 +1,4 @@
-//! Weights that are kept in groups of 4-bit levels: `cuda/int4.cu`, `cuda/int4_pack.cu`.
+//! Weights that are kept in groups of 4-bit levels: `cuda/int4.cu`, `cuda/int4_pack.cu`; larger products: `int4_stream.rs`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,6 +8,7 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, Element,
         device::{Device, DeviceMemory},
+        int4_stream::STREAM_ROWS,
         linear::Product,
         weight::{CudaWeight, Matrix},
     },
@@ -15,20 +16,17 @@ use crate::{
 };
 
 /// Rows of a product that a block makes at once, its warps sharing out k.
-pub(super) const FEW_ROWS: usize = 16;
+const FEW_ROWS: usize = 16;
 /// Rows above which a weight is better dequantized into scratch memory and multiplied by cuBLASLt.
 const DENSE_ROWS: usize = 64;
 /// Rows of x that are brought into the order of a weight's columns at once.
 const ORDERED_ROWS: usize = 256;
-/// Weight rows of a tile, columns of a unit, units of a chunk: as in int4.cuh and int4.cu.
+/// Weight rows of a tile, columns of a chunk, chunks that a warp takes at once: as in int4.cuh and int4.cu.
 pub(super) const TILE: usize = 16;
-pub(super) const UNIT: usize = 64;
-const CHUNK: usize = 8;
+pub(super) const CHUNK: usize = 128;
+const TURN: usize = 4;
 /// Most warps of a block of few rows.
 const WARPS: usize = 8;
-/// Rows, columns and threads of a block of more rows.
-const MORE_ROWS: usize = 32;
-const COLUMNS: usize = 128;
 const THREADS: usize = 256;
 
 /// A matrix of 4-bit levels: parts that differ in their groups or in the order of their columns, stacked.
@@ -134,11 +132,11 @@ impl Part {
             device.upload_weight(&tensor.bytes, &stored, offset)?;
             offset += tensor.bytes.len();
         }
-        let (tiles, units) = (rows.div_ceil(TILE), cols.div_ceil(UNIT));
-        let groups = tiles * (units * UNIT / group) * TILE;
-        let levels = device.alloc(tiles * units * TILE * UNIT / 2, "weights")?;
+        let (padded, chunks) = (rows.next_multiple_of(TILE), cols.div_ceil(CHUNK));
+        let groups = padded * (chunks * CHUNK / group);
+        let levels = device.alloc(padded * chunks * CHUNK / 2, "weights")?;
         let scales = device.alloc(2 * groups, "scales of weights")?;
-        let zeros = device.alloc(groups, "zero levels of weights")?;
+        let zeros = device.alloc(2 * groups, "zero levels of weights")?;
         let others = device.alloc(4, "a flag")?;
         let pack = |name: &str, threads: usize| {
             let launch = device.kernel(name)?;
@@ -149,13 +147,14 @@ impl Part {
                     .int(rows)
                     .int(cols)
                     .int(group)
-                    .int(units),
+                    .int(chunks),
             )
         };
-        pack("int4_pack_levels", tiles * units * TILE * UNIT / 8)?
+        pack("int4_pack_levels", rows * chunks * CHUNK / 8)?
             .wide(levels.address())
             .run()?;
         pack("int4_pack_groups", groups)?
+            .int(padded)
             .wide(scales.address())
             .wide(zeros.address())
             .wide(others.address())
@@ -188,8 +187,8 @@ impl Part {
         self.order.as_ref().map_or(0, DeviceMemory::address)
     }
 
-    fn units(&self) -> usize {
-        self.cols.div_ceil(UNIT)
+    pub(super) fn chunks(&self) -> usize {
+        self.cols.div_ceil(CHUNK)
     }
 }
 
@@ -237,82 +236,75 @@ impl CudaBackend {
         x: u64,
         rows: std::ops::Range<usize>,
     ) -> Result<(), BackendError> {
-        let (n, out) = (product.weight.rows, product.out.element());
-        let shape = match rows.len() {
-            ..=FEW_ROWS => self.few(part, rows.len()),
-            _ => self.more(part, rows.len()),
-        };
-        let kernel = format!(
-            "{}_g{}_{}",
-            shape.kernel,
-            part.group,
-            product.weight.element.name()
-        );
+        let n = product.weight.rows;
         let bias = product
             .bias
             .map_or(0, |bias| bias.address() + 4 * part.first_row as u64);
-        let launch = self
-            .device
+        let mut first = rows.start;
+        while first < rows.end {
+            let x = x + ((first - rows.start) * part.cols * product.weight.element.size()) as u64;
+            let out =
+                product.out.address() + ((first * n + part.first_row) * product.out.element().size()) as u64;
+            // As many at once as there is a plan for.
+            let at_once = [STREAM_ROWS, 2 * FEW_ROWS, FEW_ROWS].map(|most| most.min(rows.end - first));
+            let streamed = at_once.into_iter().find_map(|some| {
+                let done = self.stream_int4(product, part, (x, some), (bias, n, out))?;
+                Some(done.map(|()| some))
+            });
+            first += match streamed {
+                Some(done) => done?,
+                None => {
+                    self.few(product, part, (x, at_once[2]), (bias, n, out))?;
+                    at_once[2]
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Up to [`FEW_ROWS`] rows of the product with one part; `to` as that of [`Self::stream_int4`].
+    fn few(
+        &self,
+        product: &Product<'_>,
+        part: &Part,
+        (x, rows): (u64, usize),
+        (bias, stride, out): (u64, usize, u64),
+    ) -> Result<(), BackendError> {
+        let tiles = part.rows.div_ceil(TILE);
+        let rows_of_8 = rows.div_ceil(8);
+        // All but how many rows there are depends on the weight alone, so that a row's bits do. Where the warps of a block
+        // would have many turns each, a cluster shares them.
+        let turns = part.chunks().div_ceil(TURN);
+        let slices = match self.device.facts.capability >= (9, 0) {
+            true => turns.div_ceil(2 * WARPS).next_power_of_two().min(4),
+            false => 1,
+        };
+        let share = turns.div_ceil(slices);
+        let warps = share.div_ceil(share.div_ceil(WARPS));
+        let kernel = format!(
+            "int4_few_{rows_of_8}_g{}_{}",
+            part.group,
+            product.weight.element.name()
+        );
+        self.device
             .kernel(&kernel)?
-            .grid(shape.grid.0, shape.grid.1, 1)
-            .threads(shape.threads)
-            .shared(shape.shared_bytes)
-            .cluster(shape.slices)
+            .grid(tiles * slices, 1, 1)
+            .threads(32 * warps)
+            .shared(4 * warps * 8 * rows_of_8 * (TILE + 4))
+            .cluster(slices)
             .wide(x)
             .wide(part.levels.address())
             .wide(part.scales.address())
             .wide(part.zeros())
             .wide(bias)
-            .int(rows.len())
+            .int(rows)
             .int(part.rows)
             .int(part.cols)
-            .int(n)
-            .int(usize::from(out == Element::F32))
-            .int(shape.slices);
-        let first = (rows.start * n + part.first_row) * out.size();
-        launch.wide(product.out.address() + first as u64).run()
-    }
-
-    /// Blocks for up to [`FEW_ROWS`] rows.
-    fn few(&self, part: &Part, rows: usize) -> Shape {
-        let tiles = part.rows.div_ceil(TILE);
-        let rows_of_8 = rows.div_ceil(8);
-        // All but how many rows there are depends on the weight alone, so that a row's bits do. Where the warps of a block
-        // would have many chunks each, a cluster shares them.
-        let chunks = part.units().div_ceil(CHUNK);
-        let slices = match self.device.facts.capability >= (9, 0) {
-            true => chunks.div_ceil(2 * WARPS).next_power_of_two().min(4),
-            false => 1,
-        };
-        let share = chunks.div_ceil(slices);
-        let warps = share.div_ceil(share.div_ceil(WARPS));
-        Shape {
-            kernel: format!("int4_few_{rows_of_8}"),
-            grid: (tiles * slices, 1),
-            threads: 32 * warps,
-            shared_bytes: 4 * warps * 8 * rows_of_8 * (TILE + 1),
-            slices,
-        }
-    }
-
-    /// Blocks for any number of rows.
-    fn more(&self, part: &Part, rows: usize) -> Shape {
-        let (columns, row_tiles) = (part.rows.div_ceil(COLUMNS), rows.div_ceil(MORE_ROWS));
-        // Blocks of a cluster share out k until every multiprocessor has one, each at least two chunks.
-        let most = match self.device.facts.capability >= (9, 0) {
-            true => (part.units() / (2 * CHUNK)).clamp(1, 8),
-            false => 1,
-        };
-        let wanted = self.device.facts.num_sms.div_ceil(columns * row_tiles);
-        let slices = wanted.min(most).next_power_of_two();
-        let slices = if slices > most { slices / 2 } else { slices };
-        Shape {
-            kernel: "int4_more".to_owned(),
-            grid: (columns * slices, row_tiles),
-            threads: THREADS,
-            shared_bytes: 0,
-            slices,
-        }
+            .int(stride)
+            .int(usize::from(product.out.element() == Element::F32))
+            .int(slices)
+            .wide(out)
+            .run()
     }
 
     /// `rows` rows from `x` on with their columns in the part's order: where they are.
@@ -340,10 +332,10 @@ impl CudaBackend {
     fn dequantize(&self, weight: &CudaWeight, matrix: &Int4Matrix) -> Result<u64, BackendError> {
         let to = address(&self.int4.dense);
         for part in &matrix.parts {
-            let pieces = part.rows.div_ceil(TILE) * part.units() * UNIT;
+            let words = part.rows * part.chunks() * CHUNK / 8;
             self.device
                 .kernel(&format!("int4_dequantize_{}", weight.element.name()))?
-                .grid(pieces.div_ceil(THREADS), 1, 1)
+                .grid(words.div_ceil(THREADS), 1, 1)
                 .threads(THREADS)
                 .wide(part.levels.address())
                 .wide(part.scales.address())
@@ -352,7 +344,6 @@ impl CudaBackend {
                 .int(part.rows)
                 .int(part.cols)
                 .int(part.group)
-                .int(part.units())
                 .wide(to + (part.first_row * part.cols * weight.element.size()) as u64)
                 .run()?;
         }
@@ -382,21 +373,10 @@ impl CudaBackend {
                 .int(part.rows)
                 .int(part.cols)
                 .int(part.group)
-                .int(part.units())
                 .int(usize::from(out.element() == Element::F32))
                 .wide(out.address())
                 .run()?;
         }
         Ok(())
     }
-}
-
-/// Which kernel, and how its blocks are laid out.
-struct Shape {
-    kernel: String,
-    grid: (usize, usize),
-    threads: usize,
-    shared_bytes: usize,
-    /// Blocks of a cluster.
-    slices: usize,
 }

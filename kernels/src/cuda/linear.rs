@@ -4,7 +4,7 @@ use crate::{
     backend::BackendError,
     cpu::shape_error,
     cuda::{
-        CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
+        CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element, int4_stream,
         norm::{row_threads, same_element},
         weight::Matrix,
     },
@@ -94,8 +94,11 @@ impl LinearOps for CudaBackend {
         (rows, width): (usize, usize),
         (scratch, out): (&mut CudaBuffer, &mut CudaBuffer),
     ) -> Result<(), BackendError> {
-        let streamed = rows <= STREAM_ROWS && weight.element != Element::F32 && weight.cols.is_multiple_of(8);
-        if streamed {
+        let most = match &weight.matrix {
+            Matrix::Dense(_) => STREAM_ROWS,
+            Matrix::Int4(_) => int4_stream::STREAM_ROWS,
+        };
+        if rows <= most && weight.element != Element::F32 && weight.cols.is_multiple_of(8) {
             if weight.rows != 2 * width {
                 return Err(shape_error(format!(
                     "linear_silu_mul: a weight of {} rows for two times {width}",

@@ -15,7 +15,7 @@ mod collective;
 mod device;
 mod group;
 mod int4;
-mod int4_gated;
+mod int4_stream;
 mod launch;
 mod linear;
 mod matmul;

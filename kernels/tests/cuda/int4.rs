@@ -238,7 +238,7 @@ fn a_row_at_four_bits_has_the_same_bits_in_any_company_of_up_to_16_rows() {
     for element in ELEMENTS {
         let twin = Twin::new(element);
         let mut random = Random(26);
-        for (n, k) in [(4240, 1152), (512, 9728)] {
+        for (n, k) in [(4240, 1152), (512, 9728), (2560, 9728)] {
             let weight = random.matrix(WeightFormat::Int4G128, n, k);
             check_company(&twin, &mut random, weight);
         }
@@ -273,7 +273,7 @@ fn a_gated_product_at_four_bits_equals_its_parts() {
             let weight = twin.gpu.prepare_weight(&[gate, up]).expect("memory");
             let (bias, _) = twin.vectors(&(0..2 * width).map(|_| random.unit()).collect::<Vec<_>>());
             let bias = (case % 2 == 0).then_some(&bias);
-            for rows in [1, 3, 8, 9, 16, 17] {
+            for rows in [1, 3, 8, 9, 16, 17, 33, 64, 65] {
                 let (x, _) = twin.buffers(&twin.random(&mut random, rows * k));
                 let (mut gate_up, _) = twin.outputs(rows * 2 * width);
                 let (mut fused, _) = twin.outputs(rows * width);
