@@ -267,7 +267,7 @@ mod tests {
                 (2560, 9728),
                 (40, 128),
                 (151_936, 2560),
-                (8192, 28_672),
+                (4096, 14_336),
             ] {
                 for gated in [false, true] {
                     let task = task(rows, width, k, gated);

@@ -95,7 +95,7 @@ impl LinearOps for CudaBackend {
         (scratch, out): (&mut CudaBuffer, &mut CudaBuffer),
     ) -> Result<(), BackendError> {
         let most = match &weight.matrix {
-            Matrix::Dense(_) => STREAM_ROWS,
+            Matrix::Dense(_) | Matrix::Q8(_) => STREAM_ROWS,
             Matrix::Int4(_) => int4_stream::STREAM_ROWS,
         };
         if rows <= most && weight.element != Element::F32 && weight.cols.is_multiple_of(8) {
