@@ -31,6 +31,15 @@ pub(crate) fn run(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
     }
     if let Some(link) = backends[0].link_name() {
         tracing::info!(link, "the GPUs are connected");
+        // With two the order is the same by itself.
+        if launch.config.batch_invariant && backends[0].adds_in_varying_order() {
+            return Err(LaunchFailure::Device {
+                device: Device::Cuda,
+                reason: "batchInvariant cannot be kept on more than two GPUs that do not reach one another's memory: \
+                         NCCL's sums depend on the batch. Use two, or one"
+                    .to_owned(),
+            });
+        }
     }
     launch.run(backends)
 }

@@ -90,6 +90,14 @@ impl CudaBackend {
         Ok(backends)
     }
 
+    /// Whether the order in which sums over GPUs are made depends on what else is summed.
+    pub fn adds_in_varying_order(&self) -> bool {
+        let is_nccl = |member: &Member| matches!(member.group.transport, Transport::Nccl { .. });
+        self.member
+            .as_ref()
+            .is_some_and(|member| member.rank.count > 2 && is_nccl(member))
+    }
+
     /// How the GPUs that share this one's model reach one another, in a word; `None` for one alone.
     pub fn link_name(&self) -> Option<&'static str> {
         self.member.as_ref().map(|member| match member.group.transport {

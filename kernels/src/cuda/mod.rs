@@ -28,6 +28,7 @@ mod recorded;
 mod rope_rows;
 mod sampling;
 mod step;
+mod unavailable;
 mod upload;
 mod weight;
 
@@ -41,10 +42,11 @@ use crate::{
 
 pub use attention::CudaKvCache;
 pub use buffer::{CudaBuffer, CudaIndices, Element};
-pub use device::{CudaUnavailable, GpuFacts};
+pub use device::GpuFacts;
 pub use group::{Link, probe_ranks};
 pub use recorded::Recorded;
 pub use step::CudaStep;
+pub use unavailable::CudaUnavailable;
 pub use weight::CudaWeight;
 
 use device::Device;
