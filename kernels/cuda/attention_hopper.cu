@@ -326,11 +326,20 @@ __device__ __forceinline__ void hopper_body(
     }
 }
 
-#define HOPPER_BODY(T, D, STAGES)                                                                                      hopper_body<T, Tiles<D, 128, STAGES>>(                                                                                 qkv, keys, values, Batch{cu_seqlens, context_lens, tables, max_blocks, num_seqs},                                      Shape{heads, kv_heads, scale, window}, singles, out)
+#define HOPPER_BODY(T, D, STAGES)                                                                                  \
+    hopper_body<T, Tiles<D, 128, STAGES>>(                                                                             \
+        qkv, keys, values, Batch{cu_seqlens, context_lens, tables, max_blocks, num_seqs},                              \
+        Shape{heads, kv_heads, scale, window}, singles, out)
 #else
 #define HOPPER_BODY(T, D, STAGES)
 #endif
 
-#define DEFINE(T, D, STAGES)                                                                                           extern "C" __global__ void __launch_bounds__(Tiles<D, 128, STAGES>::THREADS, 1) attention_hopper_##D##_##T(                const T* qkv, const T* keys, const T* values, const uint32_t* cu_seqlens, const uint32_t* context_lens,                const uint32_t* tables, int max_blocks, int num_seqs, int heads, int kv_heads, float scale, int window,                int singles, T* out) {                                                                                                 HOPPER_BODY(T, D, STAGES);                                                                                         }
+#define DEFINE(T, D, STAGES)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(Tiles<D, 128, STAGES>::THREADS, 1) attention_hopper_##D##_##T(        \
+        const T* qkv, const T* keys, const T* values, const uint32_t* cu_seqlens, const uint32_t* context_lens,        \
+        const uint32_t* tables, int max_blocks, int num_seqs, int heads, int kv_heads, float scale, int window,        \
+        int singles, T* out) {                                                                                         \
+        HOPPER_BODY(T, D, STAGES);                                                                                     \
+    }
 DEFINE(f16, 64, 4) DEFINE(f16, 128, 2) DEFINE(bf16, 64, 4) DEFINE(bf16, 128, 2)
 #undef DEFINE
