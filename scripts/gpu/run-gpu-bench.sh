@@ -22,6 +22,7 @@ PY
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
 echo "device copy: $copy GB/s (read and written)"
 ./cuda-step "$folder/$shape" "$copy"
+./cuda-engine "$folder/$shape"
 ./kernels-bench
 # The same shape at 4 bits.
 [[ -f $folder/$shape-gptq/model.safetensors ]] || python3 random_checkpoint.py --gptq "$shape" "$folder/$shape-gptq"

@@ -1,0 +1,134 @@
+//! Engines on a GPU: the tokens do not depend on when the host gets to know them. Needs a GPU.
+
+mod support;
+
+use ferrum_engine::{GenerateRequest, LaunchConfig, SamplingParams, SharedEngine};
+use ferrum_kernels::{
+    cpu::CpuBackend,
+    cuda::{CudaBackend, Element},
+};
+use support::{
+    checkpoints::{eight_requests, fixture, start_running},
+    requests::{collect, generate, run, start, wait},
+};
+
+const DECODERS: [&str; 7] = [
+    "tiny-llama",
+    "tiny-llama3-rope",
+    "tiny-mistral",
+    "tiny-qwen2",
+    "tiny-qwen3",
+    "tiny-llama-gptq-sym-g128",
+    "tiny-qwen2-gptq-sym-g-1",
+];
+
+fn config() -> LaunchConfig {
+    LaunchConfig {
+        max_num_seqs: 8,
+        max_num_batched_tokens: 64,
+        max_waiting: 1000,
+        ..LaunchConfig::new("test")
+    }
+}
+
+fn engine(name: &str, ahead: bool) -> SharedEngine {
+    let backend = CudaBackend::new(0, Element::F32).expect("a GPU");
+    start_running(ahead, backend, &fixture(name), &config(), 256)
+}
+
+fn assert_free(engine: &SharedEngine) {
+    wait(engine.idle());
+    let load = *engine.load().borrow();
+    assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
+}
+
+#[test]
+fn asking_ahead_changes_no_token() {
+    for name in DECODERS {
+        let (ahead, awaiting) = (engine(name, true), engine(name, false));
+        let mixed = eight_requests(512, 70, 40);
+        let free = mixed.iter().cloned().map(|request| GenerateRequest {
+            sampling: SamplingParams {
+                repetition_penalty: 1.0,
+                ..request.sampling
+            },
+            ..request
+        });
+        let free: Vec<_> = free.collect();
+        for mut requests in [mixed, free] {
+            // Recorded steps are met from the third request on.
+            let mut expected: Vec<Vec<u32>> = requests
+                .iter()
+                .map(|request| run(&*awaiting, request.clone()).tokens)
+                .collect();
+            for (request, expected) in requests.iter().zip(&expected) {
+                assert_eq!(&run(&*ahead, request.clone()).tokens, expected, "{name}");
+            }
+            // Every second ends by a stop token.
+            for (request, expected) in requests.iter_mut().zip(&mut expected).step_by(2) {
+                request.stop_token_ids = vec![expected[20]];
+                let end = expected.iter().position(|token| *token == expected[20]);
+                expected.truncate(end.expect("it is there") + 1);
+            }
+            let streams: Vec<_> = requests
+                .iter()
+                .map(|request| start(&*ahead, request.clone()))
+                .collect();
+            for (stream, expected) in streams.into_iter().zip(&expected) {
+                assert_eq!(&collect(stream).tokens, expected, "{name}, in a batch");
+            }
+            assert_free(&ahead);
+        }
+    }
+}
+
+#[test]
+fn greedy_tokens_are_the_cpus() {
+    let prompt: Vec<u32> = (0..70).map(|i| (i * 37 + 11) % 512).collect();
+    for name in DECODERS {
+        let cpu = start_running(false, CpuBackend::new(2), &fixture(name), &config(), 64);
+        let expected = run(&*cpu, generate(prompt.clone(), 40)).tokens;
+        assert_eq!(
+            run(&*engine(name, true), generate(prompt.clone(), 40)).tokens,
+            expected,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_thousand_requests_with_cancels_leave_no_block_behind() {
+    let engine = engine("tiny-llama", true);
+    let mut live = Vec::new();
+    for index in 0..1000_u32 {
+        let prompt: Vec<u32> = (0..1 + index * 7 % 90).map(|at| (at + index % 5) % 512).collect();
+        live.push(start(&*engine, generate(prompt, 1 + index as usize % 12)));
+        match index % 4 {
+            0 => drop(live.swap_remove(index as usize * 13 % live.len())),
+            1 => {
+                let stream = live.swap_remove(index as usize * 17 % live.len());
+                assert!(collect(stream).finished.is_some());
+            }
+            _ => {}
+        }
+    }
+    live.truncate(20);
+    live.into_iter()
+        .for_each(|stream| assert!(collect(stream).finished.is_some()));
+    assert_free(&engine);
+}
+
+#[test]
+fn time_and_memory_of_the_gpu_are_told() {
+    let engine = engine("tiny-llama", true);
+    run(&*engine, generate([1, 2, 3], 20));
+    wait(engine.idle());
+    let load = *engine.load().borrow();
+    let (device, host) = (load.step_times.device, load.step_times.host);
+    assert_eq!(device.counts.iter().sum::<u64>(), load.steps_total);
+    assert!(device.seconds > 0.0 && host.seconds > 0.0);
+    let memory = load.memory.expect("a GPU has memory of its own");
+    assert!(memory.free_bytes < memory.total_bytes);
+    assert!(memory.weights_bytes > 0 && memory.kv_cache_bytes > 0);
+    assert!(memory.weights_bytes + memory.kv_cache_bytes < memory.total_bytes);
+}
