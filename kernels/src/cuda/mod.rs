@@ -253,6 +253,10 @@ impl Backend for CudaBackend {
         Some(self.device.facts.memory_bytes as u64)
     }
 
+    fn runs_beside_host(&self) -> bool {
+        true
+    }
+
     fn begin_step(&self, step: &mut CudaStep) -> Result<(), BackendError> {
         step.begin(&self.device)
     }
