@@ -183,8 +183,8 @@ impl<W: Worker> Loop<W> {
                 received += 1;
             }
             self.worker.forget_cancelled();
-            let idle = self.worker.occupancy() == (0, 0) && self.worker.under_way() == 0;
-            if idle {
+            let empty = self.worker.occupancy() == (0, 0);
+            if empty {
                 // Before the occupancy, so that who has awaited idleness sees them.
                 self.publish_events();
                 self.shared
@@ -192,7 +192,8 @@ impl<W: Worker> Loop<W> {
                     .send_replace(self.meter.complete(self.worker.load()));
             }
             self.publish_occupancy(received);
-            if !idle {
+            // A step of requests that are gone is waited for as any other.
+            if !empty || self.worker.under_way() > 0 {
                 return true;
             }
             let Some(submission) = self.receiver.blocking_recv() else {
@@ -263,3 +264,7 @@ impl<W: Worker> Loop<W> {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;
