@@ -23,7 +23,7 @@ built models-cuda test --no-run -p ferrum-models --features cuda --test cuda
 built kernels-cuda-ranks test --no-run -p ferrum-kernels --features cuda --test cuda_ranks
 built models-cuda-ranks test --no-run -p ferrum-models --features cuda --test cuda_ranks
 built runtime-cuda-company test --no-run -p ferrum-runtime --features cuda --test cuda_company
-built runtime-cuda test --no-run -p ferrum-runtime --features cuda --test cuda
+built runtime-cuda-ahead test --no-run -p ferrum-runtime --features cuda --test cuda_ahead
 built runtime-cuda-ranks test --no-run -p ferrum-runtime --features cuda --test cuda_ranks
 built cuda-collective bench --no-run -p ferrum-kernels --features cuda --bench cuda_collective ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}
 built cuda-engine bench --no-run -p ferrum-runtime --features cuda --bench cuda_engine ${BENCH_PROFILE:+--profile "$BENCH_PROFILE"}

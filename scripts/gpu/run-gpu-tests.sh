@@ -10,7 +10,7 @@ failed=0
 ./kernels-cuda "$@" || failed=1
 CARGO_MANIFEST_DIR=$PWD/models ./models-cuda "$@" || failed=1
 CARGO_MANIFEST_DIR=$PWD/runtime ./runtime-cuda-company "$@" || failed=1
-CARGO_MANIFEST_DIR=$PWD/runtime ./runtime-cuda "$@" || failed=1
+CARGO_MANIFEST_DIR=$PWD/runtime ./runtime-cuda-ahead "$@" || failed=1
 if [[ $(nvidia-smi --list-gpus | wc -l) -ge 2 ]]; then
     ./kernels-cuda-ranks "$@" || failed=1
     CARGO_MANIFEST_DIR=$PWD/models ./models-cuda-ranks "$@" || failed=1
