@@ -3,18 +3,7 @@
 // A layer's cache is keys (num_blocks, kv heads, block_size, head_dim), then values (num_blocks, kv heads,
 // head_dim, block_size): of values, the tokens of a block lie side by side, because the product with
 // probabilities sums over tokens.
-#include "common.cuh"
-
-struct Slot {
-    size_t key;         // of the first element; the next is beside it
-    size_t value;       // of the first element; the next is block_size further
-};
-
-__device__ __forceinline__ Slot slot_of(uint32_t slot, int kv_heads, int head, int head_dim, int block_size) {
-    const size_t base = (size_t(slot / block_size) * kv_heads + head) * block_size * head_dim;
-    const int offset = slot % block_size;
-    return {base + size_t(offset) * head_dim, base + offset};
-}
+#include "rope.cuh"
 
 // Row p of `table` holds head_dim / 2 cosines, then as many sines. Grid (rows, heads + kv heads).
 template <typename X>
@@ -25,8 +14,8 @@ __device__ void rope_body(X* qkv, const float* table, const uint32_t* positions,
     const float* cosines = table + size_t(positions[blockIdx.x]) * head_dim;
     for (int i = threadIdx.x; i < half; i += blockDim.x) {
         const float a = to_float(x[i]), b = to_float(x[i + half]), c = cosines[i], s = cosines[half + i];
-        x[i] = from_float<X>(a * c - b * s);
-        x[i + half] = from_float<X>(b * c + a * s);
+        x[i] = from_float<X>(turned_low(a, b, c, s));
+        x[i + half] = from_float<X>(turned_high(a, b, c, s));
     }
 }
 
@@ -61,16 +50,13 @@ __device__ void qk_rope_write_kv_body(
         for (int i = lane; i < head_dim; i += 32) values[to.value + size_t(i) * block_size] = from_float<C>(to_float(x[i]));
         return;
     }
-    float low[MOST], high[MOST], squares = 0.f;
-#pragma unroll
-    for (int j = 0; j < MOST; ++j) {
-        const int i = lane + 32 * j;
-        low[j] = i < half ? to_float(x[i]) : 0.f;
-        high[j] = i < half ? to_float(x[i + half]) : 0.f;
-        squares += low[j] * low[j] + high[j] * high[j];
-    }
+    Head<X, MOST> own(x, half);
     const float* weight = head < heads ? q_weight : k_weight;
-    const float scale = weight ? rsqrtf(warp_sum(squares) / head_dim + eps) : 1.f;
+    auto weight_of = [&](int j, bool high) {
+        const int i = lane + 32 * j;
+        return i < half ? weight[high ? i + half : i] : 0.f;
+    };
+    if (weight) own.normalise(weight_of, eps, half);
     const float* cosines = table + size_t(positions[blockIdx.x]) * head_dim;
     const bool is_key = head >= heads;
     const Slot to = is_key ? slot_of(slots[blockIdx.x], kv_heads, head - heads, head_dim, block_size) : Slot{0, 0};
@@ -78,13 +64,8 @@ __device__ void qk_rope_write_kv_body(
     for (int j = 0; j < MOST; ++j) {
         const int i = lane + 32 * j;
         if (i >= half) continue;
-        float a = low[j], b = high[j];
-        if (weight) {
-            a = to_float(from_float<X>(a * scale * weight[i]));
-            b = to_float(from_float<X>(b * scale * weight[i + half]));
-        }
-        const float c = cosines[i], s = cosines[half + i];
-        const X first = from_float<X>(a * c - b * s), second = from_float<X>(b * c + a * s);
+        const X first = from_float<X>(turned_low(own.low[j], own.high[j], cosines[i], cosines[half + i]));
+        const X second = from_float<X>(turned_high(own.low[j], own.high[j], cosines[i], cosines[half + i]));
         x[i] = first;
         x[i + half] = second;
         if (is_key) {

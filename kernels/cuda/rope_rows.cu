@@ -1,6 +1,6 @@
 // Head norms, rotation and the copy into the paged cache for many rows: 16-bit elements, heads of 64 or 128, blocks of 16.
 // To the bit what `qk_rope_write_kv` in rope.cu gives, in fewer and wider accesses.
-#include "common.cuh"
+#include "rope.cuh"
 
 constexpr int BLOCK = 16;        // tokens of a cache block
 constexpr int VALUE_ROWS = 64;   // rows whose values one block of threads turns around
@@ -38,11 +38,13 @@ __device__ __forceinline__ float4 normed(float4 x, float scale, float4 weight) {
 }
 
 __device__ __forceinline__ float4 turned_low(float4 a, float4 b, float4 c, float4 s) {
-    return make_float4(a.x * c.x - b.x * s.x, a.y * c.y - b.y * s.y, a.z * c.z - b.z * s.z, a.w * c.w - b.w * s.w);
+    return make_float4(turned_low(a.x, b.x, c.x, s.x), turned_low(a.y, b.y, c.y, s.y), turned_low(a.z, b.z, c.z, s.z),
+                       turned_low(a.w, b.w, c.w, s.w));
 }
 
 __device__ __forceinline__ float4 turned_high(float4 a, float4 b, float4 c, float4 s) {
-    return make_float4(b.x * c.x + a.x * s.x, b.y * c.y + a.y * s.y, b.z * c.z + a.z * s.z, b.w * c.w + a.w * s.w);
+    return make_float4(turned_high(a.x, b.x, c.x, s.x), turned_high(a.y, b.y, c.y, s.y), turned_high(a.z, b.z, c.z, s.z),
+                       turned_high(a.w, b.w, c.w, s.w));
 }
 
 // Queries and keys of one row. Eight lanes have a head: lane l the elements 4 l to 4 l + 3 of each 32.
@@ -67,10 +69,10 @@ template <typename T, int D> __device__ __forceinline__ void turn_row(const Rows
 #pragma unroll
         for (int j = 0; j < TURNS; ++j) {
             const float4 a = low[j] = load4(x + lane + 32 * j), b = high[j] = load4(x + HALF + lane + 32 * j);
-            squares.x += a.x * a.x + b.x * b.x;
-            squares.y += a.y * a.y + b.y * b.y;
-            squares.z += a.z * a.z + b.z * b.z;
-            squares.w += a.w * a.w + b.w * b.w;
+            squares.x += squares_of(a.x, b.x);
+            squares.y += squares_of(a.y, b.y);
+            squares.z += squares_of(a.z, b.z);
+            squares.w += squares_of(a.w, b.w);
         }
         const float scale = weight ? rsqrtf(head_sum(squares) / D + batch.eps) : 1.f;
         if (own >= turned) continue;

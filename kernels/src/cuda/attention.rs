@@ -9,10 +9,12 @@ use crate::{
         CudaBackend, CudaBuffer, CudaIndices, Element,
         device::{Device, DeviceMemory},
         norm::same_element,
-        paged::{Paged, fits_tensor_cores},
+        paged::{Fresh, Paged, fits_tensor_cores},
         rope_rows::MANY_ROWS,
     },
-    ops::{AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep},
+    ops::{
+        AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, PagedView, QkNormWeights, RotaryStep,
+    },
 };
 
 /// Query heads of one key head that they take at once.
@@ -56,7 +58,7 @@ impl CudaKvCache {
     }
 
     /// Addresses of a layer's keys and values.
-    fn layer(&self, layer: usize) -> Result<(u64, u64), BackendError> {
+    pub(super) fn layer(&self, layer: usize) -> Result<(u64, u64), BackendError> {
         let KvLayout {
             num_layers,
             num_blocks,
@@ -70,7 +72,7 @@ impl CudaKvCache {
         Ok((keys, keys + side))
     }
 
-    fn check_heads(&self, what: &str, heads: HeadLayout) -> Result<(), BackendError> {
+    pub(super) fn check_heads(&self, what: &str, heads: HeadLayout) -> Result<(), BackendError> {
         let KvLayout {
             num_kv_heads,
             head_dim,
@@ -85,7 +87,7 @@ impl CudaKvCache {
     }
 }
 
-fn check_head_layout(what: &str, heads: HeadLayout) -> Result<(), BackendError> {
+pub(super) fn check_head_layout(what: &str, heads: HeadLayout) -> Result<(), BackendError> {
     let HeadLayout {
         num_heads,
         num_kv_heads,
@@ -95,6 +97,26 @@ fn check_head_layout(what: &str, heads: HeadLayout) -> Result<(), BackendError> 
         return Err(shape_error(format!(
             "{what}: {heads:?}: query heads must be a multiple of key heads, a head has 1 to 256 elements"
         )));
+    }
+    Ok(())
+}
+
+/// Checks what becomes queries of a projection, and what goes into the cache.
+fn check_fresh(
+    what: &str,
+    (qkv, heads): (&CudaBuffer, HeadLayout),
+    norm: &Option<QkNormWeights<'_, CudaBuffer>>,
+    rotary: &RotaryStep<'_, CudaBuffer, CudaIndices>,
+    to: &CacheSlots<'_, CudaKvCache, CudaIndices>,
+) -> Result<(), BackendError> {
+    check_head_layout(what, heads)?;
+    qkv.check(what, rotary.rows * heads.qkv_width())?;
+    rotary.positions.check(what, rotary.rows)?;
+    to.slots.check(what, rotary.rows)?;
+    to.cache.check_heads(what, heads)?;
+    if let Some(norm) = norm {
+        norm.q.check(what, heads.head_dim)?;
+        norm.k.check(what, heads.head_dim)?;
     }
     Ok(())
 }
@@ -165,15 +187,7 @@ impl AttentionOps for CudaBackend {
     ) -> Result<(), BackendError> {
         let what = "norm_rope_write_kv";
         let rows = rotary.rows;
-        check_head_layout(what, heads)?;
-        qkv.check(what, rows * heads.qkv_width())?;
-        rotary.positions.check(what, rows)?;
-        to.slots.check(what, rows)?;
-        to.cache.check_heads(what, heads)?;
-        if let Some(norm) = &norm {
-            norm.q.check(what, heads.head_dim)?;
-            norm.k.check(what, heads.head_dim)?;
-        }
+        check_fresh(what, (&*qkv, heads), &norm, &rotary, &to)?;
         let (keys, values) = to.cache.layer(to.layer)?;
         if rows >= MANY_ROWS && fits_tensor_cores(qkv, to.cache) {
             return self.rope_rows((qkv, heads), norm.as_ref(), &rotary, (keys, values), to.slots);
@@ -209,29 +223,8 @@ impl AttentionOps for CudaBackend {
         window: Option<usize>,
         out: &mut CudaBuffer,
     ) -> Result<(), BackendError> {
-        let what = "paged_attention";
-        check_head_layout(what, heads)?;
-        cache.check_heads(what, heads)?;
-        qkv.check(what, batch.rows * heads.qkv_width())?;
-        out.check(what, batch.rows * heads.q_width())?;
-        batch.cu_seqlens_q.check(what, batch.num_seqs + 1)?;
-        batch.context_lens.check(what, batch.num_seqs)?;
-        batch
-            .block_tables
-            .check(what, batch.num_seqs * batch.max_blocks)?;
-        same_element(what, qkv, out)?;
-        let (keys, values) = cache.layer(layer)?;
-        let attention = Paged {
-            qkv,
-            heads,
-            cache,
-            keys,
-            values,
-            batch,
-            scale,
-            window: window.unwrap_or(0),
-            out,
-        };
+        let seen = PagedView { batch, scale, window };
+        let attention = Paged::new((qkv, heads), (cache, layer), &seen, out)?;
         if attention.fits_tensor_cores() {
             return self.paged_mma(&attention);
         }
@@ -243,8 +236,8 @@ impl AttentionOps for CudaBackend {
             .int(heads.num_heads)
             .int(heads.num_kv_heads)
             .int(heads.head_dim)
-            .wide(keys)
-            .wide(values)
+            .wide(attention.keys)
+            .wide(attention.values)
             .wide(batch.cu_seqlens_q.address())
             .wide(batch.context_lens.address())
             .wide(batch.block_tables.address())
@@ -255,6 +248,40 @@ impl AttentionOps for CudaBackend {
             .int(attention.window)
             .wide(out.address())
             .run()
+    }
+
+    fn norm_rope_attention(
+        &self,
+        qkv: &mut CudaBuffer,
+        heads: HeadLayout,
+        norm: Option<QkNormWeights<'_, CudaBuffer>>,
+        rotary: RotaryStep<'_, CudaBuffer, CudaIndices>,
+        to: CacheSlots<'_, CudaKvCache, CudaIndices>,
+        seen: PagedView<'_, CudaIndices>,
+        out: &mut CudaBuffer,
+    ) -> Result<(), BackendError> {
+        check_fresh("norm_rope_attention", (&*qkv, heads), &norm, &rotary, &to)?;
+        let attention = Paged::new((&*qkv, heads), (&*to.cache, to.layer), &seen, out)?;
+        // Sums in one order have kernels of their own.
+        if !self.batch_invariant && attention.decodes_on_tensor_cores() && rotary.rows == seen.batch.rows {
+            return self.decode(
+                &attention,
+                Some(&Fresh {
+                    norm,
+                    rotary,
+                    slots: to.slots,
+                }),
+            );
+        }
+        let CacheSlots { cache, layer, slots } = to;
+        let fresh = CacheSlots {
+            cache: &mut *cache,
+            layer,
+            slots,
+        };
+        self.norm_rope_write_kv(qkv, heads, norm, rotary, fresh)?;
+        let PagedView { batch, scale, window } = seen;
+        self.paged_attention(qkv, heads, cache, layer, batch, scale, window, out)
     }
 
     fn varlen_attention(

@@ -23,7 +23,7 @@ struct Aligned<T: ?Sized>(T);
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
 /// Most arguments of a kernel.
-const MAX_ARGUMENTS: usize = 20;
+const MAX_ARGUMENTS: usize = 24;
 
 #[derive(Clone, Copy)]
 pub(super) struct Function(sys::CUfunction);

@@ -6,10 +6,11 @@ use crate::{
     backend::BackendError,
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, CudaKvCache, Element,
-        attention::{MAX_PARTS, MMA_GROUP},
+        attention::{MAX_PARTS, MMA_GROUP, check_head_layout},
         launch,
+        norm::same_element,
     },
-    ops::{HeadLayout, PagedBatch},
+    ops::{HeadLayout, PagedBatch, PagedView, QkNormWeights, RotaryStep},
 };
 
 /// Tokens a block for the tensor-core kernels.
@@ -53,13 +54,70 @@ pub(super) fn fits_tensor_cores(qkv: &CudaBuffer, cache: &CudaKvCache) -> bool {
         && [64, 128].contains(&cache.layout.head_dim)
 }
 
-impl Paged<'_> {
+/// What makes queries of a projection, and where its keys and values go; checked.
+pub(super) struct Fresh<'a> {
+    pub(super) norm: Option<QkNormWeights<'a, CudaBuffer>>,
+    pub(super) rotary: RotaryStep<'a, CudaBuffer, CudaIndices>,
+    pub(super) slots: &'a CudaIndices,
+}
+
+impl<'a> Paged<'a> {
+    pub(super) fn new(
+        (qkv, heads): (&'a CudaBuffer, HeadLayout),
+        (cache, layer): (&'a CudaKvCache, usize),
+        seen: &PagedView<'a, CudaIndices>,
+        out: &'a CudaBuffer,
+    ) -> Result<Self, BackendError> {
+        let (what, batch) = ("paged_attention", seen.batch);
+        check_head_layout(what, heads)?;
+        cache.check_heads(what, heads)?;
+        qkv.check(what, batch.rows * heads.qkv_width())?;
+        out.check(what, batch.rows * heads.q_width())?;
+        batch.cu_seqlens_q.check(what, batch.num_seqs + 1)?;
+        batch.context_lens.check(what, batch.num_seqs)?;
+        batch
+            .block_tables
+            .check(what, batch.num_seqs * batch.max_blocks)?;
+        same_element(what, qkv, out)?;
+        let (keys, values) = cache.layer(layer)?;
+        Ok(Self {
+            qkv,
+            heads,
+            cache,
+            keys,
+            values,
+            batch,
+            scale: seen.scale,
+            window: seen.window.unwrap_or(0),
+            out,
+        })
+    }
+
+    /// Whether every sequence has one row, for the kernel that decodes.
+    pub(super) fn decodes_on_tensor_cores(&self) -> bool {
+        self.fits_tensor_cores() && self.group() <= MMA_GROUP && self.batch.rows == self.batch.num_seqs
+    }
+
     pub(super) fn fits_tensor_cores(&self) -> bool {
         fits_tensor_cores(self.qkv, self.cache)
     }
 
     fn group(&self) -> usize {
         self.heads.num_heads / self.heads.num_kv_heads
+    }
+}
+
+impl Fresh<'_> {
+    /// Its arguments.
+    fn give<'l>(&self, launch: launch::Launch<'l>) -> launch::Launch<'l> {
+        let norm = self.norm.as_ref();
+        launch
+            .wide(norm.map_or(0, |norm| norm.q.address()))
+            .wide(norm.map_or(0, |norm| norm.k.address()))
+            .float(norm.map_or(0.0, |norm| norm.eps))
+            .wide(self.rotary.table.address())
+            .wide(self.rotary.positions.address())
+            .wide(self.slots.address())
     }
 }
 
@@ -72,7 +130,7 @@ impl CudaBackend {
             return self.fixed(attention, decodes);
         }
         if decodes {
-            self.decode(attention)?;
+            self.decode(attention, None)?;
         }
         if rows > num_seqs || !decodes {
             self.prefill(attention, !decodes)?;
@@ -109,31 +167,46 @@ impl CudaBackend {
         Ok(())
     }
 
-    fn decode(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
+    /// Attention of sequences with one row; of `fresh` ones, which are not yet in the cache, whatever they are.
+    pub(super) fn decode(
+        &self,
+        attention: &Paged<'_>,
+        fresh: Option<&Fresh<'_>>,
+    ) -> Result<(), BackendError> {
         let places = attention.batch.num_seqs * attention.heads.num_kv_heads;
         let sms = self.device.facts.num_sms;
-        // A split has two blocks for each warp: what joins many small ones costs more than they save. So does joining
-        // more than a cluster, unless they are long.
+        // A split has a block for each warp. Joining more than a cluster costs more than it saves, unless they are long.
         let max_blocks = attention.batch.max_blocks;
         let most = if max_blocks > LONG_BLOCKS {
             MAX_SPLITS
         } else {
             MAX_CLUSTER
         };
-        let useful = max_blocks.div_ceil(2 * DECODE_WARPS).min(most);
+        let useful = max_blocks.div_ceil(DECODE_WARPS).min(most);
         let splits = (sms / places.max(1))
             .min(useful)
             .min(MAX_PARTS / places.max(1))
             .max(1);
         // Few sequences leave room for the products before and after; with many, what is read here counts.
-        let stages = if 2 * places >= sms { 3 } else { 2 };
+        let stages = if 3 * places >= sms { 3 } else { 2 };
         let (group, head_dim) = (attention.group(), attention.heads.head_dim);
+        let size = attention.qkv.element().size();
         let clustered = self.device.facts.capability >= (9, 0) && splits <= MAX_CLUSTER;
-        let ring = DECODE_WARPS * stages * 2 * MMA_BLOCK * head_dim * attention.qkv.element().size();
-        self.mma_kernel(&format!("decode_{stages}"), attention)?
+        let ring = DECODE_WARPS * stages * 2 * MMA_BLOCK * head_dim * size;
+        // Queries, padded to different banks of shared memory, a key and a value.
+        let made = fresh.map_or(0, |_| (group * (head_dim + 8) + 2 * head_dim) * size);
+        let joined = (DECODE_WARPS * head_dim + splits * (head_dim + 2)) * group * 4;
+        let kind = if fresh.is_some() { "fresh" } else { "decode" };
+        let launch = self
+            .mma_kernel(&format!("{kind}_{stages}"), attention)?
             .grid(splits, attention.heads.num_kv_heads, attention.batch.num_seqs)
             .cluster(if clustered { splits } else { 1 })
-            .shared(ring.max((DECODE_WARPS * head_dim + splits * (head_dim + 2)) * group * 4))
+            .shared((ring + made).max(joined));
+        let launch = match fresh {
+            Some(fresh) => fresh.give(launch),
+            None => launch,
+        };
+        launch
             .wide(attention.cache.partial.address())
             .wide(attention.cache.arrived.address())
             .wide(attention.out.address())

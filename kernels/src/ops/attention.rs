@@ -58,6 +58,16 @@ pub struct PagedBatch<'a, I> {
     pub rows: usize,
 }
 
+/// How queries see the cache.
+pub struct PagedView<'a, I> {
+    /// Whose.
+    pub batch: &'a PagedBatch<'a, I>,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// How many positions a query sees, if not all.
+    pub window: Option<usize>,
+}
+
 /// Weights of the norm of query and key heads; q, k `(head_dim)`.
 pub struct QkNormWeights<'a, B> {
     /// Of query heads.
@@ -144,6 +154,30 @@ pub trait AttentionOps: BackendTypes + NormOps {
         window: Option<usize>,
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
+
+    /// [`Self::norm_rope_write_kv`], then [`Self::paged_attention`] of what it wrote, which is the last tokens of the
+    /// sequences of `batch`. What `qkv` holds afterwards is not said.
+    #[allow(clippy::too_many_arguments)] // as above
+    fn norm_rope_attention(
+        &self,
+        qkv: &mut Self::Buffer,
+        heads: HeadLayout,
+        norm: Option<QkNormWeights<'_, Self::Buffer>>,
+        rotary: RotaryStep<'_, Self::Buffer, Self::Indices>,
+        to: CacheSlots<'_, Self::KvCache, Self::Indices>,
+        seen: PagedView<'_, Self::Indices>,
+        out: &mut Self::Buffer,
+    ) -> Result<(), BackendError> {
+        let CacheSlots { cache, layer, slots } = to;
+        let fresh = CacheSlots {
+            cache: &mut *cache,
+            layer,
+            slots,
+        };
+        self.norm_rope_write_kv(qkv, heads, norm, rotary, fresh)?;
+        let PagedView { batch, scale, window } = seen;
+        self.paged_attention(qkv, heads, cache, layer, batch, scale, window, out)
+    }
 
     /// Attention within sequences laid end to end, without a cache: cu_seqlens `(num_seqs + 1)`, out
     /// `(rows, q_width)`.

@@ -11,7 +11,7 @@ mod sampling;
 
 pub use activation::{ActivationOps, Gelu};
 pub use attention::{
-    AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep,
+    AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, PagedView, QkNormWeights, RotaryStep,
 };
 pub use collective::{CollectiveOps, GatheredColumns, Rank};
 pub use linear::LinearOps;

@@ -3,7 +3,7 @@ use ferrum_kernels::{
     backend::{KvDtype, KvLayout},
     cpu::{CpuBuffer, CpuKvCache},
     cuda::{CudaBuffer, CudaKvCache, Element},
-    ops::{AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, QkNormWeights, RotaryStep},
+    ops::{AttentionMask, AttentionOps, HeadLayout, PagedBatch},
 };
 
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     twin::{ELEMENTS, Twin, unit},
 };
 
-const HEADS: [(usize, usize, usize); 7] = [
+pub(crate) const HEADS: [(usize, usize, usize); 7] = [
     (9, 3, 64),
     (14, 2, 64),
     (16, 8, 128),
@@ -20,7 +20,7 @@ const HEADS: [(usize, usize, usize); 7] = [
     (4, 2, 18),
     (20, 1, 64),
 ];
-const LAYER: usize = 1;
+pub(crate) const LAYER: usize = 1;
 
 pub(crate) fn layout((num_heads, num_kv_heads, head_dim): (usize, usize, usize)) -> HeadLayout {
     HeadLayout {
@@ -32,10 +32,10 @@ pub(crate) fn layout((num_heads, num_kv_heads, head_dim): (usize, usize, usize))
 
 /// Both devices' caches, and which blocks belong to whom.
 pub(crate) struct Caches {
-    gpu: CudaKvCache,
+    pub(crate) gpu: CudaKvCache,
     cpu: CpuKvCache,
     block_size: usize,
-    tables: Vec<Vec<u32>>,
+    pub(crate) tables: Vec<Vec<u32>>,
 }
 
 impl Caches {
@@ -304,126 +304,5 @@ fn sequences_without_a_cache_equal_the_cpu() {
                 });
             }
         }
-    }
-}
-
-#[test]
-fn rotation_equals_the_cpu_and_the_fusion_equals_its_parts() {
-    for element in ELEMENTS {
-        let twin = Twin::new(element);
-        // Many rows are turned by another kernel.
-        for (heads, rows) in [33, 150]
-            .iter()
-            .flat_map(|rows| HEADS.map(|heads| (layout(heads), *rows)))
-        {
-            let mut random = Random(11);
-            let half = heads.head_dim / 2;
-            let inv_freq: Vec<f32> = (0..half)
-                .map(|i| 10_000_f32.powf(-2.0 * i as f32 / heads.head_dim as f32))
-                .collect();
-            let table = twin.gpu.prepare_rope(&inv_freq, 3000).expect("memory");
-            let cpu_table = twin.cpu.prepare_rope(&inv_freq, 3000).expect("memory");
-            let positions: Vec<u32> = (0..rows).map(|_| random.below(3000) as u32).collect();
-            let (positions, cpu_positions) = twin.indices(&positions);
-            let values = twin.random(&mut random, rows * heads.qkv_width());
-            let (mut qkv, mut expected) = twin.buffers(&values);
-            twin.gpu
-                .rope(&mut qkv, heads, &positions, &table, rows)
-                .expect("a rotation");
-            twin.cpu
-                .rope(&mut expected, heads, &cpu_positions, &cpu_table, rows)
-                .expect("a rotation");
-            // Two products and their sum, on both sides.
-            twin.check("rope", &qkv, &expected, |_, _| 8.0 * 2.0_f64.powi(-24));
-            check_fusion(&twin, &mut random, heads, (&positions, &table), &values);
-        }
-    }
-}
-
-/// The norm, the rotation and the copy, fused and one by one: the same queries, and the same attention to what was copied.
-fn check_fusion(
-    twin: &Twin,
-    random: &mut Random,
-    heads: HeadLayout,
-    (positions, table): (&ferrum_kernels::cuda::CudaIndices, &CudaBuffer),
-    values: &[f32],
-) {
-    use ferrum_kernels::ops::NormOps;
-    let rows = values.len() / heads.qkv_width();
-    let weights: Vec<f32> = (0..heads.head_dim).map(|_| 1.0 + random.unit()).collect();
-    let ((q, _), (k, _)) = (twin.vectors(&weights), twin.vectors(&weights[..heads.head_dim]));
-    for normed in [true, false] {
-        let mut results = Vec::new();
-        for fused in [true, false] {
-            let mut order = Random(1);
-            let mut caches = Caches::new(twin, &mut order, heads, 16, &[rows]);
-            let table_of = caches.tables[0].clone();
-            let slots: Vec<u32> = (0..rows)
-                .map(|at| table_of[at / 16] * 16 + (at % 16) as u32)
-                .collect();
-            let ((slots, _), (mut qkv, _)) = (twin.indices(&slots), twin.buffers(values));
-            let norm = normed.then_some(QkNormWeights {
-                q: &q,
-                k: &k,
-                eps: 1e-6,
-            });
-            let rotary = RotaryStep {
-                positions,
-                table,
-                rows,
-            };
-            if fused {
-                let to = CacheSlots {
-                    cache: &mut caches.gpu,
-                    layer: LAYER,
-                    slots: &slots,
-                };
-                twin.gpu
-                    .norm_rope_write_kv(&mut qkv, heads, norm, rotary, to)
-                    .expect("a copy");
-            } else {
-                if normed {
-                    twin.gpu
-                        .qk_norm(&mut qkv, heads, (&q, &k), 1e-6, rows)
-                        .expect("a norm");
-                }
-                twin.gpu
-                    .rope(&mut qkv, heads, positions, table, rows)
-                    .expect("a rotation");
-                twin.gpu
-                    .write_kv(&qkv, heads, &mut caches.gpu, LAYER, &slots, rows)
-                    .expect("a copy");
-            }
-            let ((offsets, _), (lens, _)) = (twin.indices(&[0, rows as u32]), twin.indices(&[rows as u32]));
-            let (tables, _) = twin.indices(&table_of);
-            let batch = PagedBatch {
-                cu_seqlens_q: &offsets,
-                context_lens: &lens,
-                block_tables: &tables,
-                max_blocks: table_of.len(),
-                num_seqs: 1,
-                rows,
-            };
-            let (mut out, _) = twin.outputs(rows * heads.q_width());
-            twin.gpu
-                .paged_attention(&qkv, heads, &caches.gpu, LAYER, &batch, 0.1, None, &mut out)
-                .expect("attention");
-            results.push((
-                twin.read(&qkv, values.len()),
-                twin.read(&out, rows * heads.q_width()),
-            ));
-        }
-        // The squares of a head are summed in another order, which moves the norm's scale by some units of f32; that may
-        // tip the rounding of a normed element (up to 3.5) and of a rotated one (up to 4.9) by a unit of their own.
-        let far = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        let scale = 4.9 * (8.0 + (heads.head_dim as f64).sqrt()) * unit(Element::F32);
-        let bound = if normed {
-            (20.0 * unit(twin.element) + scale) as f32
-        } else {
-            0.0
-        };
-        assert!(far(&results[0].0, &results[1].0) <= bound, "{heads:?}");
-        // Of independent errors in a score of head_dim products, times 0.1, comes less than that of one element.
-        assert!(far(&results[0].1, &results[1].1) <= 4.0 * bound, "{heads:?}");
     }
 }

@@ -3,6 +3,7 @@
 mod activation;
 mod attention;
 mod attention_prompts;
+mod fresh;
 mod int4;
 mod invariance;
 mod linear;

@@ -1,6 +1,6 @@
 use ferrum_kernels::{
     Backend, BackendError,
-    ops::{CacheSlots, HeadLayout, QkNormWeights, RotaryStep},
+    ops::{CacheSlots, HeadLayout, PagedView, QkNormWeights, RotaryStep},
 };
 
 use super::Linear;
@@ -82,22 +82,16 @@ impl<B: Backend> PagedAttention<B> {
             rows,
         };
         let to = CacheSlots {
-            cache: &mut *cache,
+            cache,
             layer: self.layer,
             slots: &batch.slots,
         };
-        backend.norm_rope_write_kv(qkv, heads, norm, rotary, to)?;
-        let paged = batch.paged();
-        backend.paged_attention(
-            qkv,
-            heads,
-            cache,
-            self.layer,
-            &paged,
-            self.scale,
-            self.window,
-            attended,
-        )?;
+        let seen = PagedView {
+            batch: &batch.paged(),
+            scale: self.scale,
+            window: self.window,
+        };
+        backend.norm_rope_attention(qkv, heads, norm, rotary, to, seen, attended)?;
         self.o_proj.forward(backend, attended, rows, out)
     }
 }
