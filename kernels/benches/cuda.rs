@@ -12,8 +12,8 @@ use ferrum_kernels::{
     backend::{KvDtype, KvLayout, StepShape},
     cuda::{CudaBackend, CudaBuffer, CudaIndices, CudaKvCache, CudaWeight, Element, Recorded},
     ops::{
-        ActivationOps, AttentionOps, CacheSlots, HeadLayout, LinearOps, NormOps, PagedBatch, QkNormWeights,
-        RotaryStep, SampleRow, SamplingOps,
+        ActivationOps, AttentionOps, CacheSlots, HeadLayout, LinearOps, NormOps, PagedBatch, PagedView,
+        QkNormWeights, RotaryStep, SampleRow, SamplingOps,
     },
 };
 
@@ -281,29 +281,24 @@ impl Bench {
             bytes: bytes as f64,
             flops,
         };
-        let touched = rows * HEADS.qkv_width() * 4;
-        self.line(
-            &format!("norm_rope_write_kv, {shape}"),
-            &moved(touched, 0.0),
-            |backend, i| {
-                let weights = QkNormWeights {
-                    q: &norm,
-                    k: &norm,
-                    eps: 1e-6,
-                };
-                let rotary = RotaryStep {
-                    positions: &positions,
-                    table: &table,
-                    rows,
-                };
-                let to = CacheSlots {
-                    cache: &mut cache,
-                    layer: i % num_layers,
-                    slots: &slots,
-                };
-                backend.norm_rope_write_kv(&mut qkv, HEADS, Some(weights), rotary, to)
-            },
-        );
+        let (eps, layer_of) = (1e-6, |i| i % num_layers);
+        let weights = || QkNormWeights {
+            q: &norm,
+            k: &norm,
+            eps,
+        };
+        let (positions, table, slots) = (&positions, &table, &slots);
+        let rotary = || RotaryStep {
+            positions,
+            table,
+            rows,
+        };
+        let touched = moved(rows * HEADS.qkv_width() * 4, 0.0);
+        self.line(&format!("norm_rope_write_kv, {shape}"), &touched, |backend, i| {
+            let (cache, layer) = (&mut cache, layer_of(i));
+            let to = CacheSlots { cache, layer, slots };
+            backend.norm_rope_write_kv(&mut qkv, HEADS, Some(weights()), rotary(), to)
+        });
         let batch = PagedBatch {
             cu_seqlens_q: &offsets,
             context_lens: &lens,
@@ -312,10 +307,17 @@ impl Bench {
             num_seqs: seqs,
             rows,
         };
+        let (batch, scale, window) = (&batch, 0.09, None);
         let seen = seqs as f64 * new as f64 * (context as f64 - (new - 1) as f64 / 2.0);
         let work = moved(seqs * context * token_bytes, 4.0 * HEADS.q_width() as f64 * seen);
         self.line(&format!("paged_attention, {shape}"), &work, |backend, i| {
-            backend.paged_attention(&qkv, HEADS, &cache, i % num_layers, &batch, 0.09, None, &mut out)
+            backend.paged_attention(&qkv, HEADS, &cache, layer_of(i), batch, scale, window, &mut out)
+        });
+        self.line(&format!("norm_rope_attention, {shape}"), &work, |backend, i| {
+            let (cache, layer) = (&mut cache, layer_of(i));
+            let to = CacheSlots { cache, layer, slots };
+            let seen = PagedView { batch, scale, window };
+            backend.norm_rope_attention(&mut qkv, HEADS, Some(weights()), rotary(), to, seen, &mut out)
         });
     }
 

@@ -150,15 +150,9 @@ __device__ __forceinline__ bool in_cluster() {
     return blocks > 1;
 }
 
-__device__ __forceinline__ void cluster_arrive() {
+__device__ __forceinline__ void cluster_sync() {
 #if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void cluster_wait() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
 
@@ -171,36 +165,18 @@ __device__ __forceinline__ float* of_first(float* p) {
     return reinterpret_cast<float*>(at);
 }
 
-// Brings together what the splits have: of each (group, D) mixed values, then (group) maxima, then (group) sums. Many are on
-// their way at once.
+// Brings together what the splits have: of each (group, D) mixed values, then (group) maxima, then (group) sums.
 template <typename T, int D, typename Part>
 __device__ __forceinline__ void join(Part part, int splits, int group, T* to) {
-    constexpr int AT_ONCE = 8;
     const int stride = group * (D + 2);
-#pragma unroll 2
-    for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
-        const int line = i / D, maximum = group * D + line;
+    for (int i = threadIdx.x; i < group * D; i += blockDim.x) {
+        const int line = i / D;
         float all = -INFINITY, value = 0.f, sum = 0.f;
-        for (int first = 0; first < splits; first += AT_ONCE)
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; ++j)
-                if (first + j < splits) all = fmaxf(all, part((first + j) * stride + maximum));
-        for (int first = 0; first < splits; first += AT_ONCE) {
-            float maxima[AT_ONCE], values[AT_ONCE], sums[AT_ONCE];
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; ++j) {
-                const bool some = first + j < splits;
-                const int at = (first + j) * stride;
-                maxima[j] = some ? part(at + maximum) : -INFINITY;
-                values[j] = some ? part(at + i) : 0.f;
-                sums[j] = some ? part(at + maximum + group) : 0.f;
-            }
-#pragma unroll
-            for (int j = 0; j < AT_ONCE; ++j) {
-                const float weight = exp2f(maxima[j] - all);
-                value += values[j] * weight;
-                sum += sums[j] * weight;
-            }
+        for (int s = 0; s < splits; ++s) all = fmaxf(all, part(s * stride + group * D + line));
+        for (int s = 0; s < splits; ++s) {
+            const float weight = exp2f(part(s * stride + group * D + line) - all);
+            value += part(s * stride + i) * weight;
+            sum += part(s * stride + group * (D + 1) + line) * weight;
         }
         to[i] = from_float<T>(value / sum);
     }
@@ -232,8 +208,7 @@ __device__ __forceinline__ void finish(
     float* parts = close ? mixed + WARPS * group * D : partial + place * splits * stride;
     float* mine = (close ? of_first(parts) : parts) + split * stride;
     T* to = out + (size_t(row) * shape.heads + head * group) * D;
-    if (close) cluster_wait();   // the first one's ring is no longer in use
-#pragma unroll 2
+    if (close) cluster_sync();   // the first one's ring is no longer in use
     for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
         const int line = i / D;
         float all = -INFINITY, value = 0.f, sum = 0.f;
@@ -252,8 +227,7 @@ __device__ __forceinline__ void finish(
     }
     if (splits == 1) return;
     if (close) {
-        cluster_arrive();
-        cluster_wait();
+        cluster_sync();
         if (split == 0) join<T, D>([&](int at) { return parts[at]; }, splits, group, to);
         return;
     }
@@ -328,7 +302,6 @@ __device__ void decode_body(
     }
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncthreads();
-    if (in_cluster()) cluster_arrive();
     finish_sums(state);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
