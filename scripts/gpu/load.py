@@ -36,8 +36,11 @@ def main():
         if now < last + seconds / 12 and any(thread.is_alive() for thread in threads):
             continue
         rate, tokens, last = (state.tokens - tokens) / (now - last), state.tokens, now
-        memory.append((resident_bytes(pid), gpu_bytes()))
-        host, gpu = (part >> 20 for part in memory[-1])
+        sizes = (resident_bytes(pid), gpu_bytes())
+        # While the last finish, steps of fewer sequences are recorded, each once.
+        if now < end:
+            memory.append(sizes)
+        host, gpu = (part >> 20 for part in sizes)
         print(f"{now - start:5.0f} {state.finished:9} {state.left:6} {tokens:9} {rate:7.0f} "
               f"{free_blocks(url)[0]:12.0f} {host:9} {gpu:8}", flush=True)
     for thread in threads:
