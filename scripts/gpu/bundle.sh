@@ -35,5 +35,5 @@ fi
 rm -rf "$to/models/tests/fixtures"
 cp -r engine/models/tests/fixtures "$to/models/tests/fixtures"
 cp scripts/gpu/run-gpu-tests.sh scripts/gpu/run-gpu-bench.sh scripts/gpu/random_checkpoint.py \
-    scripts/gpu/run-gpu-load.sh scripts/gpu/run-gpu-serve.sh scripts/gpu/load.py "$to"
+    scripts/gpu/run-gpu-load.sh scripts/gpu/run-gpu-serve.sh scripts/gpu/environment.sh scripts/gpu/load.py "$to"
 du -sh "$to"

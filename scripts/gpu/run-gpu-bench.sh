@@ -3,11 +3,9 @@
 # run-gpu-bench.sh [SHAPE [FOLDER]]. Where there are two GPUs, on both too, and what sums over them take.
 set -euo pipefail
 cd "$(dirname "$0")"
-gunzip -f ./*.gz 2>/dev/null || true # packed, if nothing has run yet
+# shellcheck source=scripts/gpu/environment.sh
+source ./environment.sh
 shape=${1:-qwen3-4b} folder=${2:-${TMPDIR:-/tmp}/ferrum-random}
-# cuBLASLt and NCCL come with a CUDA installation, or with the Python packages nvidia-cublas and nvidia-nccl.
-libraries=$(python3 -c 'import nvidia; print(":".join(f"{p}/{d}/lib" for p in nvidia.__path__ for d in ("cu13", "nccl")))' 2>/dev/null || true)
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${libraries:+:$libraries}
 [[ -f $folder/$shape/model.safetensors ]] || python3 random_checkpoint.py "$shape" "$folder/$shape"
 copy=$(python3 - <<'PY'
 import torch

@@ -3,10 +3,9 @@
 # Fails on an error, a hang, a block left behind or growing memory.
 set -euo pipefail
 cd "$(dirname "$0")"
-gunzip -f ./*.gz 2>/dev/null || true # packed, if nothing has run yet
+# shellcheck source=scripts/gpu/environment.sh
+source ./environment.sh
 minutes=${1:-10} shape=${2:-qwen3-0.6b} folder=${3:-${TMPDIR:-/tmp}/ferrum-random}
-cublas=$(python3 -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${cublas:+:$cublas}
 [[ -f $folder/$shape/model.safetensors ]] || python3 random_checkpoint.py "$shape" "$folder/$shape"
 address=$(mktemp -u)
 # Room for about forty of the sequences: requests wait for blocks all the time.

@@ -2,10 +2,9 @@
 # From the start of the process to the first token, and what HTTP costs at 64 streams: run-gpu-serve.sh [SHAPE [FOLDER]].
 set -euo pipefail
 cd "$(dirname "$0")"
-gunzip -f ./*.gz 2>/dev/null || true # packed, if nothing has run yet
+# shellcheck source=scripts/gpu/environment.sh
+source ./environment.sh
 shape=${1:-qwen3-4b} folder=${2:-${TMPDIR:-/tmp}/ferrum-random}
-cublas=$(python3 -c 'import nvidia.cu13 as m; print(list(m.__path__)[0] + "/lib")' 2>/dev/null || true)
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${cublas:+:$cublas}
 [[ -f $folder/$shape/model.safetensors ]] || python3 random_checkpoint.py "$shape" "$folder/$shape"
 cat "$folder/$shape/model.safetensors" >/dev/null # into the page cache
 now() { date +%s.%N; }

@@ -2,10 +2,8 @@
 # Every test that needs a GPU, from a bundle (make gpu-bundle): no Rust is needed here.
 set -uo pipefail
 cd "$(dirname "$0")"
-gunzip -f ./*.gz 2>/dev/null || true # packed, if nothing has run yet
-# cuBLASLt and NCCL come with a CUDA installation, or with the Python packages nvidia-cublas and nvidia-nccl.
-libraries=$(python3 -c 'import nvidia; print(":".join(f"{p}/{d}/lib" for p in nvidia.__path__ for d in ("cu13", "nccl")))' 2>/dev/null || true)
-export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:-}${libraries:+:$libraries}
+# shellcheck source=scripts/gpu/environment.sh
+source ./environment.sh
 failed=0
 ./kernels-cuda "$@" || failed=1
 CARGO_MANIFEST_DIR=$PWD/models ./models-cuda "$@" || failed=1
