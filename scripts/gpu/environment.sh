@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What every script of the bundle begins with; to be sourced in its folder.
 gunzip -f ./*.gz 2>/dev/null || true # packed, if nothing has run yet
 # cuBLASLt and NCCL come with a CUDA installation, or with the Python packages nvidia-cublas and nvidia-nccl.

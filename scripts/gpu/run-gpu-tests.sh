@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every test that needs a GPU, from a bundle (make gpu-bundle): no Rust is needed here.
 set -uo pipefail
-cd "$(dirname "$0")"
+cd "$(dirname "$0")" || exit
 # shellcheck source=scripts/gpu/environment.sh
 source ./environment.sh
 failed=0
