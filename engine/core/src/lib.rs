@@ -9,14 +9,14 @@ mod engine;
 mod launch;
 mod load;
 mod request;
+mod words;
 
 pub use card::{DefaultSampling, ModelCard, Task};
 pub use engine::{BoxFuture, EngineHandle, EventStream, Phase, SharedEngine, SubmitError, channel};
-pub use launch::{
-    Device, Dtype, LaunchConfig, LaunchError, OutputLayer, Quantization, local_path, parse_bytes,
-};
+pub use launch::{LaunchConfig, LaunchError, local_path, parse_bytes};
 pub use load::{DeviceMemory, Durations, EngineLoad, KvEvent, StepTimes};
 pub use request::{
     EmbedRequest, EngineError, Event, FinishReason, GenerateRequest, SamplingParams, TokenLogprob, Usage,
     ValidRequest,
 };
+pub use words::{Device, Dtype, OutputLayer, Quantization};
