@@ -13,7 +13,9 @@ use cudarc::driver::{result, sys};
 
 use crate::{
     backend::BackendError,
-    cuda::{CudaUnavailable, DEVICE, launch::Function, nccl::Watch, upload::Uploads},
+    cuda::{
+        CudaUnavailable, DEVICE, launch::Function, nccl::Watch, recordings::beside_none, upload::Uploads,
+    },
 };
 
 /// What a GPU is.
@@ -250,14 +252,14 @@ impl Drop for Device {
         if self.bind().is_ok() {
             let staging = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: nothing is left that uses what is given back here; a failure leaves it to the process's end.
-            unsafe {
+            beside_none(|| unsafe {
                 let _ = sys::cuStreamSynchronize(self.stream);
                 let _ = sys::cuMemFreeHost(staging.memory.cast());
                 for module in &self.modules {
                     let _ = sys::cuModuleUnload(*module);
                 }
                 let _ = sys::cuStreamDestroy_v2(self.stream);
-            }
+            });
         }
     }
 }

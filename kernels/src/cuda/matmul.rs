@@ -15,6 +15,7 @@ use crate::{
         DEVICE, Element,
         device::{Device, DeviceMemory},
         linear::Product,
+        recordings::beside_none,
     },
 };
 
@@ -69,7 +70,7 @@ impl Matmul {
             return Ok(None);
         }
         device.bind()?;
-        let handle = result::create_handle().map_err(|error| failed("cublasLtCreate", &error))?;
+        let handle = beside_none(result::create_handle).map_err(|error| failed("cublasLtCreate", &error))?;
         Ok(Some(Self {
             workspace: device.alloc(WORKSPACE_BYTES, "the workspace of cuBLASLt")?,
             device: Arc::clone(device),
@@ -199,10 +200,9 @@ impl Drop for Matmul {
                 }
             }
         }
+        let handle = std::mem::replace(&mut self.handle, ptr::null_mut());
         // SAFETY: made by `open`, destroyed once.
-        unsafe {
-            let _ = result::destroy_handle(std::mem::replace(&mut self.handle, ptr::null_mut()));
-        }
+        let _ = beside_none(|| unsafe { result::destroy_handle(handle) });
     }
 }
 

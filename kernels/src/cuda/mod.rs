@@ -25,6 +25,7 @@ mod paged;
 mod pooling;
 mod q8;
 mod recorded;
+mod recordings;
 mod rope_rows;
 mod sampling;
 mod step;

@@ -6,7 +6,10 @@ use cudarc::driver::sys;
 
 use crate::{
     backend::{BackendError, StepShape},
-    cuda::device::{Device, check},
+    cuda::{
+        device::{Device, check},
+        recordings::Recording,
+    },
 };
 
 /// Shapes of which a graph is kept; beyond that the oldest goes.
@@ -72,6 +75,7 @@ impl Graph {
         launch: &mut dyn FnMut() -> Result<(), BackendError>,
     ) -> Result<Self, BackendError> {
         device.bind()?;
+        let _recording = Recording::begin();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the device.
         check("cuStreamBeginCapture", unsafe {
