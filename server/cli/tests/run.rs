@@ -7,7 +7,13 @@ use std::{
     process::{Output, Stdio},
 };
 
-use support::{checkpoint::tiny_llama, ferrum, output, server::Server, stderr, stdout, terminal::Terminal};
+use support::{
+    checkpoint::{decoder, tiny_llama},
+    ferrum, output,
+    server::Server,
+    stderr, stdout,
+    terminal::Terminal,
+};
 
 fn piped(mut command: std::process::Command, input: &str) -> Output {
     command
@@ -136,6 +142,30 @@ fn a_model_runs_in_the_process_itself() {
     assert!(first.status.success(), "{}", stderr(&first));
     assert!(stderr(&first).contains("6 tokens, "), "{}", stderr(&first));
     assert_eq!(stdout(&run()), stdout(&first));
+}
+
+#[test]
+fn a_checkpoint_of_gptq_runs_and_so_does_an_output_layer_at_eight_bits() {
+    let home = tempfile::tempdir().expect("a folder");
+    for (name, output_layer) in [
+        ("tiny-llama-gptq-sym-g128", "auto"),
+        ("tiny-llama-gptq-asym-descact-g128", "int8"),
+        ("tiny-qwen2-gptq-sym-g32", "int8"),
+    ] {
+        let model = decoder(home.path(), name);
+        let run = || {
+            let mut command = ferrum(home.path());
+            command
+                .arg("run")
+                .arg(&model)
+                .args(["Hi", "--temperature", "0", "--max-tokens", "6", "--stats"]);
+            output(command.args(["--threads", "1", "--output-layer", output_layer]))
+        };
+        let first = run();
+        assert!(first.status.success(), "{name}: {}", stderr(&first));
+        assert!(stderr(&first).contains(" tokens, "), "{name}: {}", stderr(&first));
+        assert_eq!(stdout(&run()), stdout(&first), "{name}");
+    }
 }
 
 #[test]

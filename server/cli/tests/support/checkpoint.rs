@@ -12,10 +12,19 @@ pub(crate) fn tiny_bert() -> PathBuf {
 
 /// The decoder that the models crate is tested with, in `folder`, with a tokenizer of bytes and a chat template.
 pub(crate) fn tiny_llama(folder: &Path) -> PathBuf {
-    let target = folder.join("tiny-llama");
+    decoder(folder, "tiny-llama")
+}
+
+/// The same for any of its fixtures that decode.
+pub(crate) fn decoder(folder: &Path, name: &str) -> PathBuf {
+    let target = folder.join(name);
     fs::create_dir_all(&target).expect("a folder");
-    for file in ["config.json", "generation_config.json", "model.safetensors"] {
-        fs::copy(fixture("tiny-llama").join(file), target.join(file)).expect("a copy");
+    for file in fs::read_dir(fixture(name)).expect("a fixture") {
+        let file = file.expect("a file");
+        // What it is compared with elsewhere is no part of it.
+        if file.file_name() != "reference.safetensors" {
+            fs::copy(file.path(), target.join(file.file_name())).expect("a copy");
+        }
     }
     let tokenizer = ferrum_sim::byte_level_tokenizer().expect("a tokenizer");
     tokenizer
