@@ -3,6 +3,34 @@
 
 #include "attention_mma.cuh"
 
+// Which 64 rows a block has: of each sequence, with several query rows or any (`singles`), position by position the query heads
+// of one key head, the longest first. False for a block past the last.
+__device__ __forceinline__ bool find_tile(const Batch& batch, int group, int singles, int& seq, int& tile, int& rows) {
+    tile = blockIdx.x;
+    for (seq = 0;; ++seq) {
+        if (seq == batch.num_seqs) return false;
+        rows = batch.cu_seqlens[seq + 1] - batch.cu_seqlens[seq];
+        const int tiles = rows == 1 && !singles ? 0 : (rows * group + 63) / 64;
+        if (tile < tiles) {
+            tile = tiles - 1 - tile;
+            return true;
+        }
+        tile -= tiles;
+    }
+}
+
+// What rows g and g + 8 of a lane, at these positions, see of block `b`; `top` is the last position of the warp's rows.
+__device__ __forceinline__ Seen seen_of(const int (&position)[2], int top, int window, int b) {
+    Seen seen;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+        seen.low[r] = window > 0 ? position[r] + 1 - window - b * BLOCK : 0;
+        seen.high[r] = position[r] + 1 - b * BLOCK;
+    }
+    seen.end = top + 1 - b * BLOCK;
+    return seen;
+}
+
 // One block of keys and values in the cache for 16 query rows. All of it is asked for before any is used.
 template <typename T, int D>
 __device__ __forceinline__ void attend_cached(

@@ -32,13 +32,7 @@ template <typename T, int D> struct Rows {
         const int end = min((part + 1) * PART, top / BLOCK + 1);
         for (int b = max(part * PART, first); b < end; ++b) {
             const size_t at = (size_t(table[b]) * shape.kv_heads + head) * BLOCK * D;
-            Seen seen;
-#pragma unroll
-            for (int r = 0; r < 2; ++r) {
-                seen.low[r] = shape.window > 0 ? position[r] + 1 - shape.window - b * BLOCK : 0;
-                seen.high[r] = position[r] + 1 - b * BLOCK;
-            }
-            seen.end = top + 1 - b * BLOCK;
+            const Seen seen = seen_of(position, top, shape.window, b);
             attend_cached<T, D>(query, keys + at, values + at, seen, shape.scale, state);
         }
         finish_sums(state);
@@ -54,17 +48,8 @@ __device__ void many_body(
     __shared__ float joint[WARPS][D / 2][32];
     begin();
     const int group = shape.heads / shape.kv_heads, head = blockIdx.y;
-    int seq = 0, tile = blockIdx.x, rows = 0;
-    for (;; ++seq) {
-        if (seq == batch.num_seqs) return;
-        rows = batch.cu_seqlens[seq + 1] - batch.cu_seqlens[seq];
-        const int tiles = rows == 1 && !singles ? 0 : (rows * group + 63) / 64;
-        if (tile < tiles) {
-            tile = tiles - 1 - tile;   // the longest first
-            break;
-        }
-        tile -= tiles;
-    }
+    int seq, tile, rows;
+    if (!find_tile(batch, group, singles, seq, tile, rows)) return;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int first_line = tile * 64 + warp * 16, lines = rows * group;
     if (first_line >= lines) return;

@@ -8,17 +8,8 @@ __device__ void prefill_body(
     const T* qkv, const T* keys, const T* values, Batch batch, Shape shape, int singles, T* out) {
     begin();
     const int group = shape.heads / shape.kv_heads, head = blockIdx.y;
-    int seq = 0, tile = blockIdx.x, rows = 0;
-    for (;; ++seq) {
-        if (seq == batch.num_seqs) return;
-        rows = batch.cu_seqlens[seq + 1] - batch.cu_seqlens[seq];
-        const int tiles = rows == 1 && !singles ? 0 : (rows * group + 63) / 64;
-        if (tile < tiles) {
-            tile = tiles - 1 - tile;   // the longest first
-            break;
-        }
-        tile -= tiles;
-    }
+    int seq, tile, rows;
+    if (!find_tile(batch, group, singles, seq, tile, rows)) return;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const int first_line = tile * 64 + warp * 16, lines = rows * group;
     if (first_line >= lines) return;
@@ -43,13 +34,7 @@ __device__ void prefill_body(
     State<D> state;
     for (int b = from / BLOCK; b <= top / BLOCK; ++b) {
         const size_t at = (size_t(table[b]) * shape.kv_heads + head) * BLOCK * D;
-        Seen seen;
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-            seen.low[r] = shape.window > 0 ? position[r] + 1 - shape.window - b * BLOCK : 0;
-            seen.high[r] = position[r] + 1 - b * BLOCK;
-        }
-        seen.end = top + 1 - b * BLOCK;
+        const Seen seen = seen_of(position, top, shape.window, b);
         attend_cached<T, D>(query, keys + at, values + at, seen, shape.scale, state);
     }
     finish_sums(state);
