@@ -77,16 +77,9 @@ pub(crate) fn spawn<W: Worker>(
     card: ModelCard,
     config: &LaunchConfig,
 ) -> std::io::Result<SharedEngine> {
-    let shared = Arc::new(Shared::new(Meter::default().complete(worker.load())));
-    let (submissions, receiver) = mpsc::unbounded_channel();
-    let engine = Loop {
-        worker,
-        receiver,
-        shared: Arc::clone(&shared),
-        meter: Meter::default(),
-        counted: Instant::now(),
-        reported: None,
-    };
+    let load = Meter::default().complete(worker.load());
+    let (engine, submissions) = Loop::new(worker, load);
+    let shared = Arc::clone(&engine.shared);
     std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || engine.run())?;
@@ -132,6 +125,20 @@ struct Loop<W> {
 }
 
 impl<W: Worker> Loop<W> {
+    /// A loop that has told `load`, and where it gets requests from.
+    fn new(worker: W, load: EngineLoad) -> (Self, mpsc::UnboundedSender<Submission>) {
+        let (submissions, receiver) = mpsc::unbounded_channel();
+        let engine = Self {
+            worker,
+            receiver,
+            shared: Arc::new(Shared::new(load)),
+            meter: Meter::default(),
+            counted: Instant::now(),
+            reported: None,
+        };
+        (engine, submissions)
+    }
+
     fn run(mut self) {
         let outcome = catch_unwind(AssertUnwindSafe(|| self.serve()));
         let message = match outcome {

@@ -85,16 +85,8 @@ fn who_has_awaited_idleness_sees_all_blocks_free_though_a_step_is_under_way() {
         ask,
         finish,
     };
-    let shared = Arc::new(Shared::new(EngineLoad::default()));
-    let (submissions, receiver) = mpsc::unbounded_channel();
-    let engine = Loop {
-        worker,
-        receiver,
-        shared: Arc::clone(&shared),
-        meter: Meter::default(),
-        counted: Instant::now(),
-        reported: None,
-    };
+    let (engine, submissions) = Loop::new(worker, EngineLoad::default());
+    let shared = Arc::clone(&engine.shared);
     let (events, stream) = channel();
     let request = ValidRequest::Embed(EmbedRequest {
         id: "test".to_owned(),

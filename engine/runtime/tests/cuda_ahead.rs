@@ -2,23 +2,19 @@
 
 mod support;
 
-use ferrum_engine::{GenerateRequest, LaunchConfig, SamplingParams, SharedEngine};
+use ferrum_engine::{LaunchConfig, SharedEngine};
 use ferrum_kernels::{
     cpu::CpuBackend,
     cuda::{CudaBackend, Element},
 };
 use support::{
-    checkpoints::{eight_requests, fixture, start_running},
+    checkpoints::{
+        DENSE, assert_cancels_leave_no_block_behind, assert_free, eight_requests, fixture, start_running,
+        without_penalties,
+    },
     requests::{collect, generate, run, start, wait},
 };
 
-const DENSE: [&str; 5] = [
-    "tiny-llama",
-    "tiny-llama3-rope",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen3",
-];
 /// The CPU rounds activations to 8 bits before these, so that its tokens are others.
 const QUANTIZED: [&str; 2] = ["tiny-llama-gptq-sym-g128", "tiny-qwen2-gptq-sym-g-1"];
 
@@ -36,25 +32,12 @@ fn engine(name: &str, ahead: bool) -> SharedEngine {
     start_running(ahead, backend, &fixture(name), &config(), 256)
 }
 
-fn assert_free(engine: &SharedEngine) {
-    wait(engine.idle());
-    let load = *engine.load().borrow();
-    assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
-}
-
 #[test]
 fn asking_ahead_changes_no_token() {
     for name in DENSE.into_iter().chain(QUANTIZED) {
         let (ahead, awaiting) = (engine(name, true), engine(name, false));
         let mixed = eight_requests(512, 70, 40);
-        let free = mixed.iter().cloned().map(|request| GenerateRequest {
-            sampling: SamplingParams {
-                repetition_penalty: 1.0,
-                ..request.sampling
-            },
-            ..request
-        });
-        let free: Vec<_> = free.collect();
+        let free = without_penalties(&mixed);
         for mut requests in [mixed, free] {
             // Recorded steps are met from the third request on.
             let mut expected: Vec<Vec<u32>> = requests
@@ -98,24 +81,7 @@ fn greedy_tokens_of_dense_weights_are_the_cpus() {
 
 #[test]
 fn a_thousand_requests_with_cancels_leave_no_block_behind() {
-    let engine = engine("tiny-llama", true);
-    let mut live = Vec::new();
-    for index in 0..1000_u32 {
-        let prompt: Vec<u32> = (0..1 + index * 7 % 90).map(|at| (at + index % 5) % 512).collect();
-        live.push(start(&*engine, generate(prompt, 1 + index as usize % 12)));
-        match index % 4 {
-            0 => drop(live.swap_remove(index as usize * 13 % live.len())),
-            1 => {
-                let stream = live.swap_remove(index as usize * 17 % live.len());
-                assert!(collect(stream).finished.is_some());
-            }
-            _ => {}
-        }
-    }
-    live.truncate(20);
-    live.into_iter()
-        .for_each(|stream| assert!(collect(stream).finished.is_some()));
-    assert_free(&engine);
+    assert_cancels_leave_no_block_behind(&engine("tiny-llama", true));
 }
 
 #[test]

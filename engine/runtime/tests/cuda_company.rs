@@ -5,21 +5,9 @@ mod support;
 use ferrum_engine::{LaunchConfig, SharedEngine};
 use ferrum_kernels::cuda::{CudaBackend, Element};
 use support::{
-    checkpoints::{fixture, mixed_requests, start_ranks},
+    checkpoints::{DENSE, GPTQ, assert_free, fixture, mixed_requests, start_ranks},
     requests::{collect, generate, run, start, wait},
 };
-
-const DECODERS: [&str; 9] = [
-    "tiny-llama",
-    "tiny-llama3-rope",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen3",
-    "tiny-llama-gptq-sym-g128",
-    "tiny-llama-gptq-asym-descact-g128",
-    "tiny-qwen2-gptq-sym-g32",
-    "tiny-qwen2-gptq-sym-g-1",
-];
 
 fn start_gpu(name: &str, element: Element, config: &LaunchConfig, num_blocks: usize) -> SharedEngine {
     let backend = CudaBackend::new(0, element).expect("a GPU");
@@ -40,7 +28,7 @@ fn sixty_four_mixed_requests_give_the_tokens_of_single_runs_with_batch_invarianc
         ..LaunchConfig::new("test")
     };
     let requests = mixed_requests(64, 512, 70, 20);
-    for (case, name) in DECODERS.into_iter().enumerate() {
+    for (case, name) in DENSE.into_iter().chain(GPTQ).enumerate() {
         let element = [Element::Bf16, Element::F16][case % 2];
         let one_by_one = start_gpu(name, element, &config(1, 512, false), 1024);
         let expected: Vec<Vec<u32>> = requests
@@ -68,9 +56,7 @@ fn sixty_four_mixed_requests_give_the_tokens_of_single_runs_with_batch_invarianc
                     );
                 }
             }
-            wait(engine.idle());
-            let load = *engine.load().borrow();
-            assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
+            assert_free(&engine);
         }
     }
 }

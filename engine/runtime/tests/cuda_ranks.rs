@@ -10,20 +10,16 @@ use ferrum_kernels::{
 };
 use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
 use support::{
-    checkpoints::{eight_requests, fixture, start_ranks},
+    checkpoints::{DENSE, GPTQ, eight_requests, fixture, start_ranks},
     requests::{collect, generate, run, start, wait},
 };
 
-const DECODERS: [&str; 8] = [
-    "tiny-llama",
-    "tiny-llama3-rope",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen3",
-    "tiny-llama-gptq-sym-g128",
-    "tiny-qwen2-gptq-sym-g32",
-    "tiny-qwen2-gptq-sym-g-1",
-];
+/// Columns in an order of their own cannot be cut yet.
+fn decoders() -> impl Iterator<Item = &'static str> {
+    DENSE
+        .into_iter()
+        .chain(GPTQ.into_iter().filter(|name| !name.contains("descact")))
+}
 
 fn config() -> LaunchConfig {
     LaunchConfig {
@@ -40,7 +36,7 @@ fn start_gpus(name: &str, count: usize) -> SharedEngine {
 
 #[test]
 fn two_gpus_give_the_tokens_of_one() {
-    for name in DECODERS {
+    for name in decoders() {
         let (single, both) = (start_gpus(name, 1), start_gpus(name, 2));
         let requests = eight_requests(512, 70, 24);
         let expected: Vec<Vec<u32>> = requests

@@ -12,19 +12,11 @@ use ferrum_kernels::{
 };
 use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
 use support::{
-    checkpoints::{assert_invariant, eight_requests, fixture, start_decoder, start_ranks},
+    checkpoints::{DENSE, assert_invariant, eight_requests, fixture, start_decoder, start_ranks},
     requests::{PATIENCE, collect, generate, run, start, wait},
 };
 
 type CpuModel = Box<dyn CausalLm<CpuBackend>>;
-
-const DECODERS: [&str; 5] = [
-    "tiny-llama",
-    "tiny-llama3-rope",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen3",
-];
 
 fn cpus(count: usize) -> Vec<CpuBackend> {
     CpuBackend::ranks(count, 1, PATIENCE)
@@ -41,7 +33,7 @@ fn config() -> LaunchConfig {
 #[test]
 fn greedy_tokens_on_several_ranks_are_those_of_one() {
     let prompt: Vec<u32> = (0..70).map(|i| (i * 37 + 11) % 512).collect();
-    for name in DECODERS {
+    for name in DENSE {
         let single = start_decoder(&fixture(name), &config(), 64);
         let expected = run(&*single, generate(prompt.clone(), 24)).tokens;
         for count in [2, 4] {

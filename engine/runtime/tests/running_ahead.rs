@@ -9,18 +9,12 @@ use ferrum_kernels::cpu::CpuBackend;
 use ferrum_runtime::Generator;
 use support::{
     Mock,
-    checkpoints::{assert_invariant, eight_requests, fixture, start_running},
+    checkpoints::{
+        DENSE, assert_free, assert_invariant, eight_requests, fixture, start_running, without_penalties,
+    },
     config,
     requests::{Outcome, collect, generate, run, start, wait},
 };
-
-const DECODERS: [&str; 5] = [
-    "tiny-llama",
-    "tiny-llama3-rope",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen3",
-];
 
 fn mock(ahead: bool) -> Mock {
     Mock::start_running(ahead, &config(), 32, Box::new(|_| Ok(())))
@@ -33,9 +27,7 @@ fn together(engine: &SharedEngine, requests: &[GenerateRequest]) -> Vec<Outcome>
         .map(|request| start(&**engine, request.clone()))
         .collect();
     let outcomes = streams.into_iter().map(collect).collect();
-    wait(engine.idle());
-    let load = *engine.load().borrow();
-    assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
+    assert_free(engine);
     outcomes
 }
 
@@ -156,24 +148,15 @@ fn a_client_that_leaves_in_the_middle_of_a_step_takes_nothing_from_the_others() 
             assert_eq!(&collect(stream).tokens, expected);
         }
     }
-    wait(mock.engine.idle());
-    let load = *mock.engine.load().borrow();
-    assert_eq!(load.free_blocks, load.total_blocks);
+    assert_free(&mock.engine);
 }
 
 #[test]
 fn real_layers_give_the_tokens_of_an_engine_that_awaits_each() {
-    for name in DECODERS {
+    for name in DENSE {
         // Of the eight, some are penalised and some not: both ways alternate. Then those alone that are not.
         let mixed = eight_requests(512, 70, 24);
-        let free = mixed.iter().cloned().map(|request| GenerateRequest {
-            sampling: SamplingParams {
-                repetition_penalty: 1.0,
-                ..request.sampling
-            },
-            ..request
-        });
-        let free: Vec<_> = free.collect();
+        let free = without_penalties(&mixed);
         let config = LaunchConfig {
             max_num_seqs: 4,
             max_num_batched_tokens: 40,

@@ -6,17 +6,11 @@ use ferrum_engine::LaunchConfig;
 use ferrum_runtime::{LaunchFailure, launch};
 use safetensors::SafeTensors;
 use support::{
-    checkpoints::{assert_invariant, eight_requests, fixture, start_decoder},
-    requests::{collect, generate, run, start, wait},
+    checkpoints::{
+        DENSE, assert_cancels_leave_no_block_behind, assert_invariant, eight_requests, fixture, start_decoder,
+    },
+    requests::{generate, run},
 };
-
-const DECODERS: [&str; 5] = [
-    "tiny-llama",
-    "tiny-llama3-rope",
-    "tiny-mistral",
-    "tiny-qwen2",
-    "tiny-qwen3",
-];
 
 /// `input_ids` and `greedy` as the transformers library has them.
 fn reference(name: &str) -> (Vec<u32>, Vec<u32>) {
@@ -32,7 +26,7 @@ fn reference(name: &str) -> (Vec<u32>, Vec<u32>) {
 
 #[test]
 fn greedy_tokens_are_those_of_the_reference_in_chunks_of_any_size() {
-    for name in DECODERS {
+    for name in DENSE {
         let (prompt, greedy) = reference(name);
         for max_num_batched_tokens in [1, 5, 512] {
             let config = LaunchConfig {
@@ -49,7 +43,7 @@ fn greedy_tokens_are_those_of_the_reference_in_chunks_of_any_size() {
 
 #[test]
 fn company_chunks_and_a_warm_cache_change_no_token() {
-    for name in DECODERS {
+    for name in DENSE {
         // Longer than the window of tiny-mistral (16) and than several blocks.
         let requests = eight_requests(512, 70, 24);
         assert_invariant(|config| start_decoder(&fixture(name), config, 256), &requests);
@@ -71,24 +65,7 @@ fn a_thousand_requests_with_cancels_leave_no_block_behind() {
         },
         40,
     );
-    let mut live = Vec::new();
-    for index in 0..1000_u32 {
-        let prompt: Vec<u32> = (0..1 + index * 7 % 90).map(|at| (at + index % 5) % 512).collect();
-        live.push(start(&*engine, generate(prompt, 1 + index as usize % 12)));
-        match index % 4 {
-            0 => drop(live.swap_remove(index as usize * 13 % live.len())),
-            1 => {
-                let stream = live.swap_remove(index as usize * 17 % live.len());
-                assert!(collect(stream).finished.is_some());
-            }
-            _ => {}
-        }
-    }
-    // The rest is cancelled all at once, but for a few.
-    live.truncate(20);
-    live.into_iter()
-        .for_each(|stream| assert!(collect(stream).finished.is_some()));
-    wait(engine.idle());
+    assert_cancels_leave_no_block_behind(&engine);
     let load = *engine.load().borrow();
     assert_eq!((load.free_blocks, load.total_blocks), (40, 40));
 }

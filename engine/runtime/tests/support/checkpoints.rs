@@ -15,6 +15,22 @@ use super::{
     requests::{collect, generate, run, start, wait},
 };
 
+/// Every decoder with dense random weights.
+pub const DENSE: [&str; 5] = [
+    "tiny-llama",
+    "tiny-llama3-rope",
+    "tiny-mistral",
+    "tiny-qwen2",
+    "tiny-qwen3",
+];
+/// Those that GPTQ has quantized.
+pub const GPTQ: [&str; 4] = [
+    "tiny-llama-gptq-sym-g128",
+    "tiny-llama-gptq-asym-descact-g128",
+    "tiny-qwen2-gptq-sym-g32",
+    "tiny-qwen2-gptq-sym-g-1",
+];
+
 /// A checkpoint with random weights, from the tests of the models.
 pub fn fixture(name: &str) -> PathBuf {
     // Elsewhere than where it was built, the test is told where its crate lies, as cargo would.
@@ -133,6 +149,47 @@ pub fn mixed_requests(count: u32, vocab: u32, prompt_len: usize, max_tokens: usi
     (0..count).map(request).collect()
 }
 
+/// The same without penalties.
+pub fn without_penalties(requests: &[GenerateRequest]) -> Vec<GenerateRequest> {
+    let free = requests.iter().cloned().map(|request| GenerateRequest {
+        sampling: SamplingParams {
+            repetition_penalty: 1.0,
+            ..request.sampling
+        },
+        ..request
+    });
+    free.collect()
+}
+
+/// A thousand requests, of which a quarter is cancelled on the way and most of what is left at once at the end; none keeps
+/// a block.
+pub fn assert_cancels_leave_no_block_behind(engine: &SharedEngine) {
+    let mut live = Vec::new();
+    for index in 0..1000_u32 {
+        let prompt: Vec<u32> = (0..1 + index * 7 % 90).map(|at| (at + index % 5) % 512).collect();
+        live.push(start(&**engine, generate(prompt, 1 + index as usize % 12)));
+        match index % 4 {
+            0 => drop(live.swap_remove(index as usize * 13 % live.len())),
+            1 => {
+                let stream = live.swap_remove(index as usize * 17 % live.len());
+                assert!(collect(stream).finished.is_some());
+            }
+            _ => {}
+        }
+    }
+    live.truncate(20);
+    live.into_iter()
+        .for_each(|stream| assert!(collect(stream).finished.is_some()));
+    assert_free(engine);
+}
+
+/// Waits for idleness; asserts that every block is free then.
+pub fn assert_free(engine: &SharedEngine) {
+    wait(engine.idle());
+    let load = *engine.load().borrow();
+    assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
+}
+
 /// Asserts that each request brings the same tokens alone, in a batch of 8, with the cache cold or warm, and with any
 /// chunk size. `start_engine` takes the limits from its argument.
 pub fn assert_invariant(start_engine: impl Fn(&LaunchConfig) -> SharedEngine, requests: &[GenerateRequest]) {
@@ -181,8 +238,6 @@ pub fn assert_invariant(start_engine: impl Fn(&LaunchConfig) -> SharedEngine, re
                 }
             }
         }
-        wait(engine.idle());
-        let load = *engine.load().borrow();
-        assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
+        assert_free(&engine);
     }
 }
