@@ -13,7 +13,8 @@ use crate::{
         rope_rows::MANY_ROWS,
     },
     ops::{
-        AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, PagedView, QkNormWeights, RotaryStep,
+        AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, PagedView, QkNormWeights,
+        RotaryStep, write_then_attend,
     },
 };
 
@@ -273,15 +274,7 @@ impl AttentionOps for CudaBackend {
                 }),
             );
         }
-        let CacheSlots { cache, layer, slots } = to;
-        let fresh = CacheSlots {
-            cache: &mut *cache,
-            layer,
-            slots,
-        };
-        self.norm_rope_write_kv(qkv, heads, norm, rotary, fresh)?;
-        let PagedView { batch, scale, window } = seen;
-        self.paged_attention(qkv, heads, cache, layer, batch, scale, window, out)
+        write_then_attend(self, (qkv, heads), norm, rotary, to, seen, out)
     }
 
     fn varlen_attention(

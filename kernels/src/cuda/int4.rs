@@ -1,16 +1,16 @@
 //! Weights that are kept in groups of 4-bit levels: `cuda/int4.cu`, `cuda/int4_pack.cu`; larger products: `int4_stream.rs`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::{
     backend::BackendError,
-    cpu::{check_host_tensor, shape_error},
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, Element,
         device::{Device, DeviceMemory},
         int4_stream::STREAM_ROWS,
         linear::Product,
-        weight::{CudaWeight, Matrix},
+        scratch::{address, reserve},
+        weight::{CudaWeight, Matrix, check_parts},
     },
     tensor::{HostTensor, WeightFormat},
 };
@@ -46,14 +46,6 @@ pub(super) struct Part {
     pub(super) group: usize,
 }
 
-/// Memory that is needed while a product runs, as much as the largest of the weights wants: it is there before the
-/// first step, so that nothing moves that a recorded step has an address of.
-#[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) dense: Mutex<Option<DeviceMemory>>,
-    ordered: Mutex<Option<DeviceMemory>>,
-}
-
 /// The matrix at 4 bits, if all its parts are, and the element type has kernels for them.
 pub(super) fn prepare(
     backend: &CudaBackend,
@@ -61,19 +53,10 @@ pub(super) fn prepare(
 ) -> Result<Option<CudaWeight>, BackendError> {
     let element = backend.element;
     let all = parts.iter().all(|part| group_of(part.format).is_some());
-    let Some(first) = parts.first().filter(|_| all && element != Element::F32) else {
+    if parts.is_empty() || !all || element == Element::F32 {
         return Ok(None);
-    };
-    let cols = first.cols;
-    for part in parts {
-        check_host_tensor(part)?;
-        if part.cols != cols {
-            let found = part.cols;
-            return Err(shape_error(format!(
-                "parts of a weight have {cols} and {found} columns"
-            )));
-        }
     }
+    let cols = check_parts(parts)?;
     let mut matrix = Int4Matrix { parts: Vec::new() };
     let mut rows = 0;
     for alike in parts.chunk_by(|a, b| a.format == b.format && a.order == b.order) {
@@ -82,9 +65,13 @@ pub(super) fn prepare(
         matrix.parts.push(part);
     }
     let size = element.size();
-    reserve(&backend.device, &backend.int4.dense, rows * cols * size)?;
+    reserve(&backend.device, &backend.scratch.dense, rows * cols * size)?;
     if matrix.parts.iter().any(|part| part.order.is_some()) {
-        reserve(&backend.device, &backend.int4.ordered, ORDERED_ROWS * cols * size)?;
+        reserve(
+            &backend.device,
+            &backend.scratch.ordered,
+            ORDERED_ROWS * cols * size,
+        )?;
     }
     Ok(Some(CudaWeight {
         matrix: Matrix::Int4(matrix),
@@ -99,25 +86,6 @@ fn group_of(format: WeightFormat) -> Option<usize> {
         WeightFormat::Int4G32 | WeightFormat::Int4G64 | WeightFormat::Int4G128 => Some(format.block_len()),
         _ => None,
     }
-}
-
-pub(super) fn reserve(
-    device: &Arc<Device>,
-    scratch: &Mutex<Option<DeviceMemory>>,
-    bytes: usize,
-) -> Result<(), BackendError> {
-    let mut scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
-    if scratch.as_ref().is_none_or(|memory| memory.size() < bytes) {
-        *scratch = None;
-        *scratch = Some(device.alloc(bytes, "scratch memory of quantized weights")?);
-    }
-    Ok(())
-}
-
-/// Where the scratch memory is; [`prepare`] has made it.
-pub(super) fn address(scratch: &Mutex<Option<DeviceMemory>>) -> u64 {
-    let scratch = scratch.lock().unwrap_or_else(PoisonError::into_inner);
-    scratch.as_ref().map_or(0, DeviceMemory::address)
 }
 
 impl Part {
@@ -315,7 +283,7 @@ impl CudaBackend {
         x: u64,
         rows: usize,
     ) -> Result<u64, BackendError> {
-        let to = address(&self.int4.ordered);
+        let to = address(&self.scratch.ordered);
         self.device
             .kernel(&format!("int4_order_columns_{}", product.weight.element.name()))?
             .grid(part.cols.div_ceil(THREADS), rows, 1)
@@ -330,7 +298,7 @@ impl CudaBackend {
 
     /// The matrix in the element type, row-major, until the next one is: where it is.
     fn dequantize(&self, weight: &CudaWeight, matrix: &Int4Matrix) -> Result<u64, BackendError> {
-        let to = address(&self.int4.dense);
+        let to = address(&self.scratch.dense);
         for part in &matrix.parts {
             let words = part.rows * part.chunks() * CHUNK / 8;
             self.device

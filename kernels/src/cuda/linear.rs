@@ -5,6 +5,7 @@ use crate::{
     cpu::shape_error,
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element, int4_stream,
+        launch::Launch,
         norm::{row_threads, same_element},
         weight::Matrix,
     },
@@ -180,6 +181,19 @@ impl Product<'_> {
     }
 }
 
+impl Launch<'_> {
+    /// The arguments of a kernel that makes `rows` rows of `product`.
+    fn product(self, product: &Product<'_>, rows: usize) -> Self {
+        self.wide(product.x)
+            .wide(product.matrix)
+            .wide(product.bias.map_or(0, CudaBuffer::address))
+            .int(rows)
+            .int(product.weight.rows)
+            .int(product.weight.cols)
+            .wide(product.out.address())
+    }
+}
+
 impl CudaBackend {
     /// Rows `first..first + rows`, at most [`STREAM_ROWS`]. With `gated`, `out` is silu of the first half times the second.
     fn stream(
@@ -219,35 +233,23 @@ impl CudaBackend {
 
     /// More rows, with the bits of [`Self::stream`].
     fn ordered(&self, product: &Product<'_>, rows: usize) -> Result<(), BackendError> {
-        let (n, k) = (product.weight.rows, product.weight.cols);
+        let n = product.weight.rows;
         self.device
             .kernel(&format!("linear_ordered_{}", product.types()))?
             .grid(rows.div_ceil(ORDERED_TILE.0), n.div_ceil(ORDERED_TILE.1), 1)
             .threads(256)
             .shared(ORDERED_SHARED_BYTES)
-            .wide(product.x)
-            .wide(product.matrix)
-            .wide(product.bias.map_or(0, CudaBuffer::address))
-            .int(rows)
-            .int(n)
-            .int(k)
-            .wide(product.out.address())
+            .product(product, rows)
             .run()
     }
 
     fn tiled(&self, product: &Product<'_>, rows: usize) -> Result<(), BackendError> {
-        let (n, k) = (product.weight.rows, product.weight.cols);
+        let n = product.weight.rows;
         self.device
             .kernel(&format!("linear_tiled_{}", product.types()))?
             .grid(n.div_ceil(TILE), rows.div_ceil(TILE), 1)
             .threads(256)
-            .wide(product.x)
-            .wide(product.matrix)
-            .wide(product.bias.map_or(0, CudaBuffer::address))
-            .int(rows)
-            .int(n)
-            .int(k)
-            .wide(product.out.address())
+            .product(product, rows)
             .run()
     }
 

@@ -28,6 +28,7 @@ mod recorded;
 mod recordings;
 mod rope_rows;
 mod sampling;
+mod scratch;
 mod step;
 mod unavailable;
 mod upload;
@@ -72,7 +73,8 @@ pub struct CudaBackend {
     element: Element,
     matmul: Option<matmul::Matmul>,
     sampling: sampling::Scratch,
-    int4: int4::Scratch,
+    /// Of quantized weights.
+    scratch: scratch::Scratch,
     /// Whether a row's bits depend on nothing but the row.
     batch_invariant: bool,
     /// Where this is one of several ranks.
@@ -91,7 +93,7 @@ impl CudaBackend {
             device,
             element,
             sampling: sampling::Scratch::default(),
-            int4: int4::Scratch::default(),
+            scratch: scratch::Scratch::default(),
             batch_invariant: false,
             member: None,
         })

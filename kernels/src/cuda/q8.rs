@@ -2,13 +2,12 @@
 
 use crate::{
     backend::BackendError,
-    cpu::{check_host_tensor, shape_error},
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, Element,
         device::DeviceMemory,
-        int4::{address, reserve},
         linear::Product,
-        weight::{CudaWeight, Matrix},
+        scratch::{address, reserve},
+        weight::{CudaWeight, Matrix, check_parts},
     },
     tensor::{HostTensor, WeightFormat},
 };
@@ -45,15 +44,7 @@ pub(super) fn prepare(
     if !all || cols == 0 || element == Element::F32 || !cols.is_multiple_of(SLICE) {
         return Ok(None);
     }
-    for part in parts {
-        check_host_tensor(part)?;
-        if part.cols != cols {
-            let found = part.cols;
-            return Err(shape_error(format!(
-                "parts of a weight have {cols} and {found} columns"
-            )));
-        }
-    }
+    check_parts(parts)?;
     let rows = parts.iter().map(|part| part.rows).sum::<usize>();
     let device = &backend.device;
     let matrix = Q8Matrix {
@@ -82,7 +73,7 @@ pub(super) fn prepare(
     }
     let dense_bytes = rows * cols * element.size();
     if dense_bytes <= MOST_DENSE_BYTES {
-        reserve(device, &backend.int4.dense, dense_bytes)?;
+        reserve(device, &backend.scratch.dense, dense_bytes)?;
     }
     Ok(Some(CudaWeight {
         matrix: Matrix::Q8(matrix),
@@ -149,7 +140,7 @@ impl CudaBackend {
 
     /// The matrix in the element type, row-major, until the next one is: where it is.
     fn dequantize_q8(&self, weight: &CudaWeight, matrix: &Q8Matrix) -> Result<u64, BackendError> {
-        let to = address(&self.int4.dense);
+        let to = address(&self.scratch.dense);
         self.device
             .kernel(&format!("q8_dequantize_{}", weight.element.name()))?
             .grid(weight.rows, 1, 1)

@@ -43,16 +43,7 @@ impl CudaWeight {
         element: Element,
         parts: &[HostTensor],
     ) -> Result<Self, BackendError> {
-        let cols = parts.first().map_or(0, |part| part.cols);
-        for part in parts {
-            check_host_tensor(part)?;
-            if part.cols != cols {
-                return Err(shape_error(format!(
-                    "parts of a weight have {cols} and {} columns",
-                    part.cols
-                )));
-            }
-        }
+        let cols = check_parts(parts)?;
         let rows = parts.iter().map(|part| part.rows).sum::<usize>();
         let memory = device.alloc_for_upload(rows * cols * element.size(), "weights")?;
         let mut offset = 0;
@@ -67,6 +58,21 @@ impl CudaWeight {
             element,
         })
     }
+}
+
+/// Checks what is to be stacked as one matrix; gives its columns.
+pub(super) fn check_parts(parts: &[HostTensor]) -> Result<usize, BackendError> {
+    let cols = parts.first().map_or(0, |part| part.cols);
+    for part in parts {
+        check_host_tensor(part)?;
+        if part.cols != cols {
+            return Err(shape_error(format!(
+                "parts of a weight have {cols} and {} columns",
+                part.cols
+            )));
+        }
+    }
+    Ok(cols)
 }
 
 /// Vectors one after the other, in single precision.

@@ -168,15 +168,7 @@ pub trait AttentionOps: BackendTypes + NormOps {
         seen: PagedView<'_, Self::Indices>,
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError> {
-        let CacheSlots { cache, layer, slots } = to;
-        let fresh = CacheSlots {
-            cache: &mut *cache,
-            layer,
-            slots,
-        };
-        self.norm_rope_write_kv(qkv, heads, norm, rotary, fresh)?;
-        let PagedView { batch, scale, window } = seen;
-        self.paged_attention(qkv, heads, cache, layer, batch, scale, window, out)
+        write_then_attend(self, (qkv, heads), norm, rotary, to, seen, out)
     }
 
     /// Attention within sequences laid end to end, without a cache: cu_seqlens `(num_seqs + 1)`, out
@@ -192,4 +184,25 @@ pub trait AttentionOps: BackendTypes + NormOps {
         scale: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), BackendError>;
+}
+
+/// [`AttentionOps::norm_rope_attention`] as its two parts, for backends that have no kernel for some of its shapes.
+pub(crate) fn write_then_attend<B: AttentionOps + ?Sized>(
+    backend: &B,
+    (qkv, heads): (&mut B::Buffer, HeadLayout),
+    norm: Option<QkNormWeights<'_, B::Buffer>>,
+    rotary: RotaryStep<'_, B::Buffer, B::Indices>,
+    to: CacheSlots<'_, B::KvCache, B::Indices>,
+    seen: PagedView<'_, B::Indices>,
+    out: &mut B::Buffer,
+) -> Result<(), BackendError> {
+    let CacheSlots { cache, layer, slots } = to;
+    let fresh = CacheSlots {
+        cache: &mut *cache,
+        layer,
+        slots,
+    };
+    backend.norm_rope_write_kv(qkv, heads, norm, rotary, fresh)?;
+    let PagedView { batch, scale, window } = seen;
+    backend.paged_attention(qkv, heads, cache, layer, batch, scale, window, out)
 }

@@ -10,6 +10,8 @@ mod pooling;
 mod sampling;
 
 pub use activation::{ActivationOps, Gelu};
+#[cfg(feature = "cuda")]
+pub(crate) use attention::write_then_attend;
 pub use attention::{
     AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, PagedView, QkNormWeights, RotaryStep,
 };

@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     io::Write as _,
+    path::Path,
     process::{Output, Stdio},
 };
 
@@ -126,18 +127,21 @@ fn what_the_endpoint_refuses_is_told() {
     );
 }
 
+/// What a checkpoint answers in the process itself, and its figures.
+fn greet(home: &Path, model: &Path, output_layer: &str) -> Output {
+    let mut command = ferrum(home);
+    command
+        .arg("run")
+        .arg(model)
+        .args(["Hi", "--temperature", "0", "--max-tokens", "6", "--stats"]);
+    output(command.args(["--threads", "1", "--output-layer", output_layer]))
+}
+
 #[test]
 fn a_model_runs_in_the_process_itself() {
     let home = tempfile::tempdir().expect("a folder");
     let model = tiny_llama(home.path());
-    let run = || {
-        let mut command = ferrum(home.path());
-        command
-            .arg("run")
-            .arg(&model)
-            .args(["Hi", "--temperature", "0", "--max-tokens", "6", "--stats"]);
-        output(command.args(["--threads", "1"]))
-    };
+    let run = || greet(home.path(), &model, "auto");
     let first = run();
     assert!(first.status.success(), "{}", stderr(&first));
     assert!(stderr(&first).contains("6 tokens, "), "{}", stderr(&first));
@@ -153,14 +157,7 @@ fn a_checkpoint_of_gptq_runs_and_so_does_an_output_layer_at_eight_bits() {
         ("tiny-qwen2-gptq-sym-g32", "int8"),
     ] {
         let model = decoder(home.path(), name);
-        let run = || {
-            let mut command = ferrum(home.path());
-            command
-                .arg("run")
-                .arg(&model)
-                .args(["Hi", "--temperature", "0", "--max-tokens", "6", "--stats"]);
-            output(command.args(["--threads", "1", "--output-layer", output_layer]))
-        };
+        let run = || greet(home.path(), &model, output_layer);
         let first = run();
         assert!(first.status.success(), "{name}: {}", stderr(&first));
         assert!(stderr(&first).contains(" tokens, "), "{name}: {}", stderr(&first));
