@@ -72,8 +72,9 @@ gpu-bundle: ## One folder (.cache/gpu-bundle) that runs tests and benchmarks on 
 	@PACK=1 scripts/gpu/bundle.sh
 
 .PHONY: test-gpu
-test-gpu: gpu-bundle ## Every test that needs a GPU, on this machine
+test-gpu: gpu-bundle models ## Every test that needs a GPU, on this machine
 	@.cache/gpu-bundle/run-gpu-tests.sh
+	@.cache/gpu-bundle/run-gpu-smollm2.sh $(MODELS)
 
 .PHONY: bench-gpu
 bench-gpu: gpu-bundle ## Decode and prefill of a random Qwen3-4B on this GPU

@@ -20,6 +20,7 @@ print(paths[-1])')
 }
 built kernels-cuda test --no-run -p ferrum-kernels --features cuda --test cuda
 built models-cuda test --no-run -p ferrum-models --features cuda --test cuda
+built models-cuda-smollm2 test --no-run -p ferrum-models --features cuda --test cuda_smollm2
 built kernels-cuda-ranks test --no-run -p ferrum-kernels --features cuda --test cuda_ranks
 built models-cuda-ranks test --no-run -p ferrum-models --features cuda --test cuda_ranks
 built runtime-cuda-company test --no-run -p ferrum-runtime --features cuda --test cuda_company
@@ -34,6 +35,6 @@ if [[ -z ${NO_PROGRAM:-} ]]; then
 fi
 rm -rf "$to/models/tests/fixtures"
 cp -r engine/models/tests/fixtures "$to/models/tests/fixtures"
-cp scripts/gpu/run-gpu-tests.sh scripts/gpu/run-gpu-bench.sh scripts/gpu/random_checkpoint.py \
-    scripts/gpu/run-gpu-load.sh scripts/gpu/run-gpu-serve.sh scripts/gpu/environment.sh scripts/gpu/load.py "$to"
+cp scripts/gpu/run-gpu-*.sh scripts/gpu/environment.sh scripts/gpu/random_checkpoint.py scripts/gpu/load.py \
+    scripts/dequantize_gguf.py "$to"
 du -sh "$to"

@@ -1,119 +1,39 @@
 //! SmolLM2-135M-Instruct from safetensors in single and half precision, and from the quantized GGUF file.
-//!
-//! The ids come from the transformers library in f32 on the dequantized weights; llama.cpp gives the same on the same
-//! weights. `MARGIN_CHECKED` prompts keep at least 0.5 between the two likeliest tokens on the whole path, so that
-//! rounding weights or activations cannot change them; the first two of `EXACT` come as near as 0.017 and only f32 can
-//! be held to them.
 
 mod common;
 
-use common::{decoder::Decoder, fixture, test_model};
-use ferrum_engine::{Quantization, Task};
+use common::{
+    decoder::Decoder,
+    fixture,
+    smollm2::{self, END_OF_TURN, EXACT, F16, F32, GGUF, MARGIN_CHECKED, Prompt},
+    test_model,
+};
+use ferrum_engine::{OutputLayer, Quantization, Task};
 use ferrum_kernels::backend::KvDtype;
 use ferrum_models::{LoadOptions, open};
 
-const F16: &str = "smollm2-135m-instruct";
-const F32: &str = "smollm2-135m-instruct-f32";
-const GGUF: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
-const END_OF_TURN: u32 = 2;
-const MAX_TOKENS: usize = 32;
-
-struct Prompt {
-    text: &'static str,
-    chat: bool,
-    ids: &'static [u32],
-}
-
-const EXACT: [Prompt; 3] = [
-    Prompt {
-        text: "What is the capital of France?",
-        chat: true,
-        ids: &[504, 3575, 282, 4649, 314, 7042, 30, 2],
-    },
-    Prompt {
-        text: "The quick brown fox",
-        chat: false,
-        ids: &[
-            351, 253, 2365, 6354, 7012, 30, 198, 198, 504, 2798, 6330, 314, 253, 8170, 1183, 282, 253, 4500,
-            26997, 34631, 28, 837, 827, 1924, 351, 896, 37610, 359, 804, 288, 7218, 253,
-        ],
-    },
-    Prompt {
-        text: "def fibonacci(n):\n    ",
-        chat: false,
-        ids: &[
-            753, 3987, 46477, 24, 94, 727, 466, 585, 304, 1758, 216, 32, 42, 7396, 1003, 216, 33, 466, 4698,
-            304, 1758, 216, 33, 42, 7396, 1003, 216, 33, 466, 1745, 42, 7396,
-        ],
-    },
-];
-
-const MARGIN_CHECKED: [Prompt; 3] = [
-    Prompt {
-        text: "What is the capital of France? Answer in one sentence.",
-        chat: true,
-        ids: &[504, 3575, 282, 4649, 314, 7042, 30, 2],
-    },
-    Prompt {
-        text: "What is 2+2?",
-        chat: true,
-        ids: &[504, 2988, 288, 451, 8170, 4119, 1732, 314, 216, 36, 30, 2],
-    },
-    Prompt {
-        text: "1, 2, 3, 4, 5, 6, 7,",
-        chat: false,
-        ids: &[
-            216, 40, 28, 216, 41, 28, 216, 33, 32, 28, 216, 33, 33, 28, 216, 33, 34, 28, 216, 33, 35, 28,
-            216, 33, 36, 28, 216, 33, 37, 28, 216, 33,
-        ],
-    },
-];
-
-impl Prompt {
-    /// What the model's chat template makes of it.
-    fn render(&self) -> String {
-        if !self.chat {
-            return self.text.to_owned();
-        }
-        let system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
-        format!(
-            "<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
-            self.text
-        )
-    }
-}
-
-fn check_greedy(model: &str, prompts: &[&[Prompt]]) {
-    let path = test_model(model);
-    let tokenizer = open(&path)
-        .expect("a checkpoint")
-        .tokenizer()
-        .expect("a tokenizer");
-    let options = LoadOptions {
-        max_model_len: Some(512),
-        ..LoadOptions::default()
-    };
-    let mut decoder = Decoder::load(&path, &options);
-    for prompt in prompts.iter().copied().flatten() {
-        let encoding = tokenizer.encode(prompt.render(), false).expect("ids");
-        let ids = decoder.greedy(encoding.get_ids(), MAX_TOKENS, &[END_OF_TURN]);
-        assert_eq!(ids, prompt.ids, "{model}: {:?}", prompt.text);
-    }
+fn check_greedy(model: &str, prompts: &[&[Prompt]], output_layer: OutputLayer) {
+    smollm2::check_greedy(common::backend(), model, prompts, output_layer);
 }
 
 #[test]
 fn f32_safetensors_give_all_reference_ids() {
-    check_greedy(F32, &[&EXACT, &MARGIN_CHECKED]);
+    check_greedy(F32, &[&EXACT, &MARGIN_CHECKED], OutputLayer::Auto);
 }
 
 #[test]
 fn f16_safetensors_give_the_margin_checked_ids() {
-    check_greedy(F16, &[&MARGIN_CHECKED]);
+    check_greedy(F16, &[&MARGIN_CHECKED], OutputLayer::Auto);
+}
+
+#[test]
+fn an_output_layer_at_eight_bits_gives_the_margin_checked_ids() {
+    check_greedy(F16, &[&MARGIN_CHECKED], OutputLayer::Int8);
 }
 
 #[test]
 fn quantized_gguf_gives_the_margin_checked_ids() {
-    check_greedy(GGUF, &[&MARGIN_CHECKED]);
+    check_greedy(GGUF, &[&MARGIN_CHECKED], OutputLayer::Auto);
 }
 
 fn perplexity(model: &str) -> f64 {

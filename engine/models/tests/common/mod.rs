@@ -6,6 +6,7 @@ pub(crate) mod embedder;
 pub(crate) mod folder;
 pub(crate) mod gguf;
 pub(crate) mod ranks;
+pub(crate) mod smollm2;
 
 use std::{
     path::{Path, PathBuf},
