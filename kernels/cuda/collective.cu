@@ -164,6 +164,34 @@ __device__ void all_reduce_add_norm_body(
     if (threadIdx.x == 0) turns = turn;
 }
 
+// The first `len` indices of rank 0 on every rank. One block; all ranks give, so that lines are not written again too soon.
+extern "C" __global__ void share_indices(uint32_t* indices, int len, const __grid_constant__ Group group) {
+    begin();
+    const int count = group.count, rank = group.rank;
+    uint32_t& turns = group.header(rank).turns[0];
+    uint32_t turn = turns;
+    Patience patience(group);
+    for (int start = 0; start < len; start += 2 * MAX_LINES) {
+        ++turn;
+        const int end = min(len, start + 2 * MAX_LINES);
+        for (int i = start + 2 * threadIdx.x, line = threadIdx.x; i < end; i += 2 * blockDim.x, line += blockDim.x) {
+            const uint2 own = make_uint2(indices[i], i + 1 < end ? indices[i + 1] : 0);
+            for (int r = 0; r < count; ++r)
+                if (r != rank) give(group.lines(r, turn) + rank * MAX_LINES + line, own, turn);
+            uint2 first = own;
+            for (int r = 0; r < count; ++r) {
+                if (r == rank) continue;
+                const uint2 other = take(group.lines(rank, turn) + r * MAX_LINES + line, turn, patience);
+                if (r == 0) first = other;
+            }
+            indices[i] = first.x;
+            if (i + 1 < end) indices[i + 1] = first.y;
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) turns = turn;
+}
+
 // What this block has written on other ranks, and before it what it has read of its own memory, is done when they see it.
 __device__ __forceinline__ void tell(uint32_t (Header::*flags)[CHANNELS][MAX_RANKS], int to, uint32_t turn, const Group& group) {
     uint32_t* flag = &(group.header(to).*flags)[blockIdx.x][group.rank];

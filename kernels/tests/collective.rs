@@ -102,6 +102,30 @@ fn weight(
 }
 
 #[test]
+fn every_rank_has_the_indices_of_the_first() {
+    for count in [1, 2, 3] {
+        let ranks = CpuBackend::ranks(count, 1, PATIENCE);
+        let shared = on_each(&ranks, |backend| {
+            let own = backend.rank().index as u32;
+            // The second is no number as a float.
+            let mut indices = backend.alloc_indices(3).expect("memory");
+            backend
+                .write_indices(&[own + 5, 0x7f80_0001 + own, 40 + own], &mut indices)
+                .expect("room");
+            backend.share_indices(&mut indices, 2).expect("the first's");
+            indices.to_vec()
+        });
+        for (own, indices) in shared.iter().enumerate() {
+            assert_eq!(
+                *indices,
+                [5, 0x7f80_0001, 40 + own as u32],
+                "rank {own} of {count}"
+            );
+        }
+    }
+}
+
+#[test]
 fn columns_of_all_ranks_come_together_on_the_first() {
     let (rows, n, k) = (3, 50, 8);
     let x: Vec<f32> = (0..rows * k).map(|i| (i % 5) as f32 - 2.0).collect();

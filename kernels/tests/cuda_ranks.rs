@@ -215,6 +215,35 @@ fn check_norm(
 
 /// What is played back counts turns as what is launched does; both kinds of sums in one step, of several sizes.
 #[test]
+fn every_rank_has_the_indices_of_the_first() {
+    for link in LINKS {
+        let ranks = gpus(Element::F32, link);
+        // Odd ones, one behind another, and more than go at once.
+        for len in [1, 2, 3, 64, 255, 256, 1, 4097, 9001, 64] {
+            let shared = on_each(&ranks, |rank, backend| {
+                let own: Vec<u32> = (0..len + 1).map(|i| i * 7 + 1_000_000 * rank as u32).collect();
+                let mut indices = backend.alloc_indices(own.len()).expect("memory");
+                backend.write_indices(&own, &mut indices).expect("room");
+                backend
+                    .share_indices(&mut indices, len as usize)
+                    .expect("the first's");
+                let mut values = vec![0; own.len()];
+                backend
+                    .read_indices_into(&indices, &mut values)
+                    .expect("a result");
+                assert_eq!(values.pop(), own.last().copied(), "what is behind them stays");
+                values
+            });
+            let expected: Vec<u32> = (0..len).map(|i| i * 7).collect();
+            assert!(
+                shared.iter().all(|values| *values == expected),
+                "{link:?} x {len}"
+            );
+        }
+    }
+}
+
+#[test]
 fn recorded_steps_count_their_turns() {
     LINKS.into_iter().for_each(count_turns);
 }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     backend::BackendError,
-    cpu::{CpuBackend, CpuBuffer, CpuWeight, DEVICE, check_len},
+    cpu::{CpuBackend, CpuBuffer, CpuIndices, CpuWeight, DEVICE, check_len},
     exchange::Exchange,
     ops::{CollectiveOps, GatheredColumns, LinearOps, Rank},
 };
@@ -45,6 +45,20 @@ impl CollectiveOps for CpuBackend {
         let parts = group.exchange(*rank, x[..len].to_vec())?;
         for (i, sum) in x[..len].iter_mut().enumerate() {
             *sum = parts.iter().map(|part| part[i]).sum();
+        }
+        Ok(())
+    }
+
+    fn share_indices(&self, indices: &mut CpuIndices, len: usize) -> Result<(), BackendError> {
+        check_len("share_indices: indices", indices.len(), len)?;
+        let Some(Member { rank, group }) = &self.member else {
+            return Ok(());
+        };
+        // Their bits, as ranks exchange nothing but floats.
+        let own = indices[..len].iter().map(|index| f32::from_bits(*index));
+        let shared = group.exchange(*rank, own.collect())?;
+        for (index, bits) in indices.iter_mut().zip(&shared[0]) {
+            *index = bits.to_bits();
         }
         Ok(())
     }

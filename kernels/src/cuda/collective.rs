@@ -6,7 +6,7 @@ use crate::{
     backend::BackendError,
     cpu::shape_error,
     cuda::{
-        CudaBackend, CudaBuffer, CudaWeight, Element,
+        CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
         device::DeviceMemory,
         group::{Member, Peers, Transport},
         launch::Launch,
@@ -152,6 +152,25 @@ impl CollectiveOps for CudaBackend {
             .int(width)
             .wide(out.address())
             .group(rank, peers)
+            .run()
+    }
+
+    fn share_indices(&self, indices: &mut CudaIndices, len: usize) -> Result<(), BackendError> {
+        indices.check("share_indices: indices", len)?;
+        let Some(member) = &self.member else {
+            return Ok(());
+        };
+        let peers = match &member.group.transport {
+            Transport::Peers(peers) => peers,
+            Transport::Nccl { comms, .. } => return comms.share(&self.device, member.rank, indices, len),
+        };
+        self.device
+            .kernel("share_indices")?
+            .grid(1, 1, 1)
+            .threads(256)
+            .wide(indices.address())
+            .int(len)
+            .group(member.rank, peers)
             .run()
     }
 

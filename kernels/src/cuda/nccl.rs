@@ -19,7 +19,7 @@ use libloading::Library;
 use crate::{
     backend::BackendError,
     cuda::{
-        CudaBuffer, CudaUnavailable, DEVICE, Element,
+        CudaBuffer, CudaIndices, CudaUnavailable, DEVICE, Element,
         device::{Device, check, failed},
     },
     ops::Rank,
@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SPIN: Duration = Duration::from_millis(50);
 
 const SUM: c_int = 0;
+/// `ncclUint32`.
+const UNSIGNED: c_int = 3;
 const SUCCESS: c_int = 0;
 
 type Comm = *mut c_void;
@@ -43,6 +45,7 @@ struct Functions {
     comm_init_all: unsafe extern "C" fn(*mut Comm, c_int, *const c_int) -> c_int,
     comm_abort: unsafe extern "C" fn(Comm) -> c_int,
     all_reduce: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int,
+    broadcast: unsafe extern "C" fn(*const c_void, *mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int,
     send: unsafe extern "C" fn(*const c_void, usize, c_int, c_int, Comm, Stream) -> c_int,
     recv: unsafe extern "C" fn(*mut c_void, usize, c_int, c_int, Comm, Stream) -> c_int,
     group_start: unsafe extern "C" fn() -> c_int,
@@ -77,6 +80,7 @@ impl Functions {
             comm_init_all: function!(b"ncclCommInitAll\0"),
             comm_abort: function!(b"ncclCommAbort\0"),
             all_reduce: function!(b"ncclAllReduce\0"),
+            broadcast: function!(b"ncclBroadcast\0"),
             send: function!(b"ncclSend\0"),
             recv: function!(b"ncclRecv\0"),
             group_start: function!(b"ncclGroupStart\0"),
@@ -172,7 +176,32 @@ impl Comms {
                 self.gather(device, rank(index), part, (1, &columns, count), &mut all)
             })
         })?;
+        let mut indices = Vec::new();
+        for device in devices {
+            indices.push(CudaIndices::alloc(device, 1)?);
+        }
+        self.functions.together(|| {
+            let mut ranks = devices.iter().zip(&mut indices).enumerate();
+            ranks.try_for_each(|(index, (device, indices))| self.share(device, rank(index), indices, 1))
+        })?;
         devices.iter().try_for_each(|device| device.synchronize())
+    }
+
+    /// The first `len` indices of rank 0 on every rank.
+    pub(super) fn share(
+        &self,
+        device: &Device,
+        rank: Rank,
+        indices: &mut CudaIndices,
+        len: usize,
+    ) -> Result<(), BackendError> {
+        device.bind()?;
+        let address = indices.address() as *mut c_void;
+        let comm = self.of_rank[rank.index].0;
+        // SAFETY: there are `len` indices, as was checked, and they live until the stream has passed, as of every launch.
+        let answer =
+            unsafe { (self.functions.broadcast)(address, address, len, UNSIGNED, 0, comm, device.stream) };
+        self.functions.check("ncclBroadcast", answer)
     }
 
     /// `x` = the sum of every rank's `x`, over `len` elements. Where there are more than two ranks the order of a sum

@@ -58,6 +58,12 @@ pub trait CollectiveOps: BackendTypes + LinearOps + NormOps {
         self.add_rms_norm(x, residual, weight, eps, shape, out)
     }
 
+    /// The first `len` indices of rank 0 on every rank, in place: what it has drawn.
+    fn share_indices(&self, indices: &mut Self::Indices, len: usize) -> Result<(), BackendError> {
+        let _ = (indices, len);
+        Ok(())
+    }
+
     /// `out = x . weight^T` on rank 0, of which every rank has some rows of the weight: x `(rows, k)`, weight
     /// `(own columns, k)`, out `(rows, total)`. Other ranks' `out` is left alone.
     fn gathered_linear(
