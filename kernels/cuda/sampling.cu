@@ -213,13 +213,18 @@ __device__ unsigned long long largest(Part& part) {
     return of_all;
 }
 
-// Logits (rows, vocab) are as before when it ends. Grid (blocks, rows): a cluster a row.
+// Logits (rows, vocab) are as before when it ends; `rows` are in the host's memory. Grid (blocks, rows): a cluster a row.
 extern "C" __global__ void __launch_bounds__(THREADS) sample_rows(
     float* all_logits, uint32_t vocab, const Row* rows, Change* changes, uint32_t* out) {
     __shared__ Shared shared;
-    begin();
+    __shared__ Row row;
+    release_successor();
+    // Once a block, and no kernel writes it.
+    if (threadIdx.x < sizeof(Row) / 4)
+        reinterpret_cast<uint32_t*>(&row)[threadIdx.x] = reinterpret_cast<const uint32_t*>(rows + blockIdx.y)[threadIdx.x];
+    await_predecessor();
+    __syncthreads();
     float* logits = all_logits + size_t(blockIdx.y) * vocab;
-    const Row row = rows[blockIdx.y];
     Part part(logits, vocab, shared);
     if (row.num_changes > 0) adjust(logits, part, row, changes);
     const unsigned long long best = largest(part);

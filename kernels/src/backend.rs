@@ -56,6 +56,13 @@ pub trait Backend:
     /// Copies `src` to the front of `dst`.
     fn write_indices(&self, src: &[u32], dst: &mut Self::Indices) -> Result<(), BackendError>;
 
+    /// Copies each first to the front of its second, as [`Self::write_indices`] does; all at once where that pays.
+    fn write_all_indices(&self, writes: &mut [(&[u32], &mut Self::Indices)]) -> Result<(), BackendError> {
+        writes
+            .iter_mut()
+            .try_for_each(|(src, dst)| self.write_indices(src, dst))
+    }
+
     /// Copies the front of `src` into `dst`: for results and tests, not for use within a step.
     fn read_into(&self, src: &Self::Buffer, dst: &mut [f32]) -> Result<(), BackendError>;
 

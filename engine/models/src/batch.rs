@@ -23,7 +23,7 @@ impl BatchLimits {
 }
 
 /// One step of a [`CausalLm`](crate::CausalLm): prefill chunks and decode rows of any mix of sequences, laid end
-/// to end. The runtime fills the indices with [`Backend::write_indices`] and sets the counts; only the first
+/// to end. The runtime fills the indices with [`Backend::write_all_indices`] and sets the counts; only the first
 /// `num_*` entries are read.
 pub struct ForwardBatch<B: Backend> {
     /// `(num_tokens)`: token ids, each below the vocabulary.

@@ -143,11 +143,11 @@ impl<B: Backend> Worker for TextEmbedder<B> {
             positions.extend((0..).take(request.ids.len()));
             cu_seqlens.push(u32::try_from(ids.len()).expect("a step's tokens are bounded"));
         }
-        self.backend.write_indices(&ids, &mut self.inputs.ids)?;
-        self.backend
-            .write_indices(&positions, &mut self.inputs.positions)?;
-        self.backend
-            .write_indices(&cu_seqlens, &mut self.inputs.cu_seqlens)?;
+        self.backend.write_all_indices(&mut [
+            (&ids, &mut self.inputs.ids),
+            (&positions, &mut self.inputs.positions),
+            (&cu_seqlens, &mut self.inputs.cu_seqlens),
+        ])?;
         self.inputs.num_tokens = ids.len();
         self.inputs.num_seqs = self.running.len();
         Ok(())

@@ -101,7 +101,7 @@ impl<B: Backend> ModelRunner<B> {
             .iter()
             .try_for_each(|follower| follower.begin(Arc::clone(&self.step)));
         let prepared = begun
-            .and_then(|()| self.first.prepare(&self.step))
+            .and_then(|()| self.first.prepare(&self.step, Some(&mut self.sources)))
             .and_then(|()| self.feed());
         if prepared.is_err() {
             self.first.backend.leave();
@@ -172,7 +172,6 @@ impl<B: Backend> ModelRunner<B> {
         if step.sources.is_empty() {
             return Ok(());
         }
-        first.backend.write_indices(&step.sources, sources)?;
         first.feed(drawn, sources, step.sources.len())
     }
 

@@ -65,25 +65,32 @@ impl<B: Backend> RankRunner<B> {
         })
     }
 
-    /// Writes the inputs of a step to the device.
-    pub(crate) fn prepare(&mut self, step: &StepInputs) -> Result<(), BackendError> {
+    /// Writes the inputs of a step to the device, and `sources`, which the first has, beside them.
+    pub(crate) fn prepare(
+        &mut self,
+        step: &StepInputs,
+        sources: Option<&mut B::Indices>,
+    ) -> Result<(), BackendError> {
         let inputs = &mut self.inputs;
         inputs.num_tokens = step.ids.len();
         inputs.num_seqs = step.context_lens.len();
         inputs.num_logit_rows = step.logit_rows.len();
         inputs.max_blocks = step.block_tables.len() / inputs.num_seqs.max(1);
         let writes = [
-            (&step.ids, &mut inputs.ids),
-            (&step.positions, &mut inputs.positions),
-            (&step.slots, &mut inputs.slots),
-            (&step.cu_seqlens_q, &mut inputs.cu_seqlens_q),
-            (&step.context_lens, &mut inputs.context_lens),
-            (&step.block_tables, &mut inputs.block_tables),
-            (&step.logit_rows, &mut inputs.logit_rows),
+            (&step.ids, Some(&mut inputs.ids)),
+            (&step.positions, Some(&mut inputs.positions)),
+            (&step.slots, Some(&mut inputs.slots)),
+            (&step.cu_seqlens_q, Some(&mut inputs.cu_seqlens_q)),
+            (&step.context_lens, Some(&mut inputs.context_lens)),
+            (&step.block_tables, Some(&mut inputs.block_tables)),
+            (&step.logit_rows, Some(&mut inputs.logit_rows)),
+            (&step.sources, sources),
         ];
-        writes
+        let mut writes: Vec<(&[u32], _)> = writes
             .into_iter()
-            .try_for_each(|(from, to)| self.backend.write_indices(from, to))
+            .filter_map(|(from, to)| Some((&**from, to?)))
+            .collect();
+        self.backend.write_all_indices(&mut writes)
     }
 
     /// Puts what the step before draws into the ids of the one that was prepared.
@@ -191,7 +198,7 @@ fn follow<B: Backend>(
 ) {
     for step in steps {
         let computed = catch_unwind(AssertUnwindSafe(|| {
-            runner.prepare(&step)?;
+            runner.prepare(&step, None)?;
             runner.compute()
         }));
         drop(step);

@@ -7,9 +7,17 @@ use half::{bf16, f16};
 use crate::{
     backend::BackendError,
     cpu::check_len,
-    cuda::device::{Device, DeviceMemory},
+    cuda::{
+        device::{Device, DeviceMemory, MOST_STAGED_BYTES},
+        launch::Launch,
+    },
     tensor::WeightFormat,
 };
+
+/// Of the kernel in indices.cu: buffers that it writes at once, threads of a block, most blocks.
+const SPREAD_PARTS: usize = 8;
+const SPREAD_THREADS: usize = 256;
+const MOST_SPREAD_BLOCKS: usize = 64;
 
 /// What a GPU computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -162,8 +170,27 @@ impl CudaIndices {
 
     pub(super) fn write(&mut self, device: &Device, values: &[u32]) -> Result<(), BackendError> {
         self.check("the destination", values.len())?;
-        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-        device.upload(&bytes, &self.memory, 0)
+        device.upload(&bytes_of(values), &self.memory, 0)
+    }
+
+    /// Writes several by a kernel that fetches them from pinned memory: copies one after another take longer.
+    pub(super) fn write_all(device: &Device, writes: &mut [(&[u32], &mut Self)]) -> Result<(), BackendError> {
+        for writes in writes.chunks_mut(SPREAD_PARTS) {
+            let (mut words, mut parts) = (Vec::new(), Vec::with_capacity(SPREAD_PARTS));
+            for (values, indices) in &*writes {
+                indices.check("the destination", values.len())?;
+                words.extend_from_slice(values);
+                parts.push((indices.address(), values.len()));
+            }
+            if words.len() * 4 <= MOST_STAGED_BYTES {
+                device.staged(&bytes_of(&words), |from| spread(device, from, &parts))?;
+            } else {
+                writes
+                    .iter_mut()
+                    .try_for_each(|(values, indices)| indices.write(device, values))?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn read(&self, device: &Device, values: &mut [u32]) -> Result<(), BackendError> {
@@ -177,4 +204,26 @@ impl CudaIndices {
             .for_each(|(x, b)| *x = u32::from_le_bytes(*b));
         Ok(())
     }
+}
+
+/// Copies words from `from` to each of up to [`SPREAD_PARTS`] addresses, as many as stand beside it: on the device, or in
+/// pinned memory.
+pub(super) fn spread(device: &Device, from: u64, parts: &[(u64, usize)]) -> Result<(), BackendError> {
+    let (mut to, mut ends) = ([0; SPREAD_PARTS], [0; SPREAD_PARTS]);
+    let mut words = 0;
+    for (part, &(address, count)) in parts.iter().enumerate() {
+        words += count;
+        to[part] = address;
+        ends[part..].fill(words as u64);
+    }
+    let launch = device
+        .kernel("spread_indices")?
+        .grid(words.div_ceil(SPREAD_THREADS).min(MOST_SPREAD_BLOCKS), 1, 1)
+        .threads(SPREAD_THREADS)
+        .wide(from);
+    to.into_iter().chain(ends).fold(launch, Launch::wide).run()
+}
+
+pub(super) fn bytes_of(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     ffi::c_void,
+    ptr,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -33,6 +34,8 @@ pub struct GpuFacts {
 
 /// Pinned memory through which small copies go, so that they need not wait.
 const STAGING_BYTES: usize = 8 << 20;
+/// What goes through it at once.
+pub(super) const MOST_STAGED_BYTES: usize = STAGING_BYTES / 8;
 
 pub(super) struct Device {
     /// Counted from 0.
@@ -213,20 +216,31 @@ impl Device {
                 sys::cuMemcpyHtoDAsync_v2(target, from.cast(), bytes.len(), self.stream)
             })
         };
-        if bytes.len() > STAGING_BYTES / 8 {
+        if bytes.len() > MOST_STAGED_BYTES {
             return copy(bytes.as_ptr());
         }
+        self.staged(bytes, |from| copy(ptr::with_exposed_provenance(from as usize)))
+    }
+
+    /// Puts `bytes` into pinned memory and `ask`s the stream for what reads them there, at an address that is the host's and
+    /// the device's.
+    pub(super) fn staged(
+        &self,
+        bytes: &[u8],
+        ask: impl FnOnce(u64) -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        crate::cpu::check_len("pinned memory", STAGING_BYTES, bytes.len())?;
         let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
         if staging.used + bytes.len() > STAGING_BYTES {
             self.synchronize()?;
             staging.used = 0;
         }
-        // SAFETY: within the staging memory, in a part that no copy in flight reads.
+        // SAFETY: within the staging memory, in a part that nothing in flight reads.
         let from = unsafe { staging.memory.add(staging.used) };
         // SAFETY: as above, and the two cannot overlap.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), from, bytes.len()) };
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), from, bytes.len()) };
         staging.used = (staging.used + bytes.len()).next_multiple_of(256);
-        copy(from)
+        ask(from.expose_provenance() as u64)
     }
 
     /// Copies the front of `from` into `bytes`, after everything asked of the stream before.

@@ -178,6 +178,10 @@ impl Backend for CudaBackend {
         dst.write(&self.device, src)
     }
 
+    fn write_all_indices(&self, writes: &mut [(&[u32], &mut CudaIndices)]) -> Result<(), BackendError> {
+        CudaIndices::write_all(&self.device, writes)
+    }
+
     fn read_into(&self, src: &CudaBuffer, dst: &mut [f32]) -> Result<(), BackendError> {
         let read = src.read(&self.device, dst);
         self.check_ranks()?;

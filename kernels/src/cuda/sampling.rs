@@ -8,7 +8,7 @@ use std::{
 use crate::{
     backend::BackendError,
     cpu::shape_error,
-    cuda::{CudaBackend, CudaBuffer, CudaIndices, Element, device::DeviceMemory},
+    cuda::{CudaBackend, CudaBuffer, CudaIndices, Element, buffer::bytes_of, device::DeviceMemory},
     ops::{SampleRow, SamplingOps, TokenLogprobs},
 };
 
@@ -20,9 +20,9 @@ const FEED_THREADS: usize = 128;
 /// Blocks of a cluster on any device that knows them.
 const MAX_CLUSTER: usize = 8;
 
-/// Memory for what the host says; grown when a step needs more.
+/// Memory for the logits that change; grown when a step needs more.
 #[derive(Default)]
-pub(super) struct Scratch(Mutex<Option<(DeviceMemory, DeviceMemory)>>);
+pub(super) struct Scratch(Mutex<Option<DeviceMemory>>);
 
 impl SamplingOps for CudaBackend {
     fn sample(
@@ -49,35 +49,28 @@ impl SamplingOps for CudaBackend {
             }
         }
         let mut scratch = self.sampling.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = scratch.as_ref().is_some_and(|(rows, changes)| {
-            rows.size() >= row_words.len() * 4 && changes.size() >= change_words.len() * 4
-        });
-        if !fits {
-            let what = "what a step samples with";
-            *scratch = Some((
-                self.device.alloc((row_words.len() * 8).max(1 << 16), what)?,
-                self.device.alloc((change_words.len() * 8).max(1 << 20), what)?,
-            ));
+        let room = scratch.as_ref().map_or(0, DeviceMemory::size);
+        if change_words.len() * 4 > room {
+            let bytes = (change_words.len() * 8).max(1 << 20);
+            *scratch = Some(self.device.alloc(bytes, "what a step samples with")?);
         }
-        let Some((row_memory, change_memory)) = scratch.as_ref() else {
-            return Err(shape_error("sample: no memory for the rows".to_owned()));
-        };
-        self.device.upload(&bytes_of(&row_words), row_memory, 0)?;
-        if !change_words.is_empty() {
-            self.device.upload(&bytes_of(&change_words), change_memory, 0)?;
+        if let Some(memory) = scratch.as_ref().filter(|_| !change_words.is_empty()) {
+            self.device.upload(&bytes_of(&change_words), memory, 0)?;
         }
         let blocks = self.blocks_a_row(rows.len());
-        self.device
-            .kernel("sample_rows")?
-            .grid(blocks, rows.len(), 1)
-            .cluster(blocks)
-            .threads(THREADS)
-            .wide(logits.address())
-            .int(vocab)
-            .wide(row_memory.address())
-            .wide(change_memory.address())
-            .wide(out.address())
-            .run()
+        self.device.staged(&bytes_of(&row_words), |row_words| {
+            self.device
+                .kernel("sample_rows")?
+                .grid(blocks, rows.len(), 1)
+                .cluster(blocks)
+                .threads(THREADS)
+                .wide(logits.address())
+                .int(vocab)
+                .wide(row_words)
+                .wide(scratch.as_ref().map_or(0, DeviceMemory::address))
+                .wide(out.address())
+                .run()
+        })
     }
 
     fn feed(
@@ -211,10 +204,6 @@ fn push_row(row: &SampleRow<'_>, first_change: usize, num_changes: usize, words:
     }
     words.extend([first_change as u32, num_changes as u32]);
     debug_assert_eq!(words.len() - start, ROW_WORDS);
-}
-
-fn bytes_of(words: &[u32]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 fn check_logits(what: &str, logits: &CudaBuffer, vocab: usize, rows: usize) -> Result<(), BackendError> {

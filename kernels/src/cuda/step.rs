@@ -8,6 +8,7 @@ use crate::{
     backend::BackendError,
     cuda::{
         CudaIndices,
+        buffer::spread,
         device::{Device, check, failed},
     },
 };
@@ -62,16 +63,9 @@ impl CudaStep {
         open.count = count;
         if count > 0 {
             open.drawn.grow(device, count)?;
-            // SAFETY: both have room for `count` indices; the memory is neither read nor freed before the event that
-            // follows has come.
-            check("cuMemcpyDtoHAsync", unsafe {
-                sys::cuMemcpyDtoHAsync_v2(
-                    open.drawn.memory.cast(),
-                    drawn.address(),
-                    count * 4,
-                    device.stream,
-                )
-            })?;
+            // The memory is neither read nor freed before the event that follows has come.
+            let to = open.drawn.memory.expose_provenance() as u64;
+            spread(device, drawn.address(), &[(to, count)])?;
         }
         record(device, open.ended)
     }
