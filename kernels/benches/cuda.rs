@@ -347,6 +347,7 @@ impl Bench {
                 presence_penalty: 0.0,
                 frequency_penalty: 0.0,
                 logit_bias: &[],
+                allowed: None,
                 prompt: &[],
                 generated: &[],
                 seed: 1,

@@ -59,6 +59,7 @@ fn sample(machine: &(Machine, CpuBackend), model: &str, (rows, vocab): (usize, u
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         logit_bias: &[],
+        allowed: None,
         prompt: &prompt,
         generated: &prompt[..500],
         seed: 1,

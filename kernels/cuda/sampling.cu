@@ -104,7 +104,7 @@ __device__ void for_kept(const Part& part, const Kept& kept, Span span, uint32_t
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
             const uint32_t id = start + 32 * i + lane;
-            logits[i] = id < span.to ? part.logits[id] : -INFINITY;
+            logits[i] = id < span.to ? part.logit(id) : -INFINITY;
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
@@ -127,7 +127,7 @@ __device__ uint32_t ties_before(Part& part, const Kept& kept, Span span) {
     Shared& shared = part.shared;
     uint32_t ties = 0;
     for (uint32_t id = span.from + threadIdx.x % 32; id < span.to; id += 32)
-        ties += fminf(part.logits[id], FLT_MAX) == kept.floor;
+        ties += fminf(part.logit(id), FLT_MAX) == kept.floor;
     ties = __reduce_add_sync(FULL_WARP, ties);
     const Scan scan = scan_warps(ties, shared);
     if (threadIdx.x == 0) shared.ties = scan.total;
@@ -215,7 +215,7 @@ __device__ unsigned long long largest(Part& part) {
 
 // Logits (rows, vocab) are as before when it ends; `rows` are in the host's memory. Grid (blocks, rows): a cluster a row.
 extern "C" __global__ void __launch_bounds__(THREADS) sample_rows(
-    float* all_logits, uint32_t vocab, const Row* rows, Change* changes, uint32_t* out) {
+    float* all_logits, uint32_t vocab, const Row* rows, Change* changes, const uint32_t* masks, uint32_t* out) {
     __shared__ Shared shared;
     __shared__ Row row;
     release_successor();
@@ -225,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sample_rows(
     await_predecessor();
     __syncthreads();
     float* logits = all_logits + size_t(blockIdx.y) * vocab;
-    Part part(logits, vocab, shared);
+    Part part(logits, row.mask == NO_MASK ? nullptr : masks + row.mask, vocab, shared);
     if (row.num_changes > 0) adjust(logits, part, row, changes);
     const unsigned long long best = largest(part);
     const uint32_t key = best >> 32;

@@ -18,7 +18,9 @@ struct Row {
     uint32_t top_k;
     uint32_t seed[2], position[2];
     uint32_t first_change, num_changes;
+    uint32_t mask;   // the first of its words, NO_MASK if everything is allowed
 };
+constexpr uint32_t NO_MASK = 0xffffffffu;
 
 // What bias and penalties do to one id.
 struct Change {
@@ -159,16 +161,22 @@ struct Span { uint32_t from, to; };
 // The part of a row that this block has.
 struct Part {
     const float* logits;
+    const uint32_t* allowed;   // one bit an id; none if everything is
     uint32_t vocab, blocks, rank;
     Span span;
     Shared& shared;
     int turn = 0;
 
-    __device__ Part(const float* logits, uint32_t vocab, Shared& shared)
-        : logits(logits), vocab(vocab), blocks(gridDim.x), rank(blockIdx.x), shared(shared) {
+    __device__ Part(const float* logits, const uint32_t* allowed, uint32_t vocab, Shared& shared)
+        : logits(logits), allowed(allowed), vocab(vocab), blocks(gridDim.x), rank(blockIdx.x), shared(shared) {
         const uint32_t each = ((vocab + blocks - 1) / blocks + 31) / 32 * 32;
         span.from = min(rank * each, vocab);
         span.to = min(span.from + each, vocab);
+    }
+
+    __device__ __forceinline__ float logit(uint32_t id) const {
+        const float x = logits[id];
+        return !allowed || allowed[id / 32] >> id % 32 & 1 ? x : -INFINITY;
     }
 
     __device__ bool has(uint32_t id) const { return id >= span.from && id < span.to; }
@@ -188,11 +196,11 @@ struct Part {
         for (; id + (AT_ONCE - 1) * THREADS < span.to; id += AT_ONCE * THREADS) {
             float x[AT_ONCE];
 #pragma unroll
-            for (int i = 0; i < AT_ONCE; ++i) x[i] = logits[id + i * THREADS];
+            for (int i = 0; i < AT_ONCE; ++i) x[i] = logit(id + i * THREADS);
 #pragma unroll
             for (int i = 0; i < AT_ONCE; ++i) f(id + i * THREADS, x[i]);
         }
-        for (; id < span.to; id += THREADS) f(id, logits[id]);
+        for (; id < span.to; id += THREADS) f(id, logit(id));
     }
 };
 

@@ -18,6 +18,7 @@ pub fn sample_row(sequence: &Sequence) -> SampleRow<'_> {
         presence_penalty: sampling.presence_penalty,
         frequency_penalty: sampling.frequency_penalty,
         logit_bias: &sampling.logit_bias,
+        allowed: None,
         prompt: sequence.prompt(),
         generated: sequence.generated(),
         seed: sampling.seed,

@@ -38,6 +38,8 @@ pub use buffer::AlignedBuf;
 pub use kv_cache::{CpuKvCache, KvSide, KvStorage};
 pub use linear::CpuWeight;
 pub use pool::ThreadPool;
+#[cfg(feature = "cuda")]
+pub(crate) use sampling::check_mask;
 pub use simd::{Isa, detect};
 pub use step::CpuStep;
 

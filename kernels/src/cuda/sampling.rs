@@ -7,20 +7,22 @@ use std::{
 
 use crate::{
     backend::BackendError,
-    cpu::shape_error,
+    cpu::{check_mask, shape_error},
     cuda::{CudaBackend, CudaBuffer, CudaIndices, Element, buffer::bytes_of, device::DeviceMemory},
     ops::{SampleRow, SamplingOps, TokenLogprobs},
 };
 
 /// Words of `Row` and of `Change` in cuda/sampling.cu.
-const ROW_WORDS: usize = 14;
+const ROW_WORDS: usize = 15;
 const CHANGE_WORDS: usize = 5;
+/// In the place of a mask's first word.
+const NO_MASK: usize = u32::MAX as usize;
 const THREADS: usize = 1024;
 const FEED_THREADS: usize = 128;
 /// Blocks of a cluster on any device that knows them.
 const MAX_CLUSTER: usize = 8;
 
-/// Memory for the logits that change; grown when a step needs more.
+/// Memory for the logits that change and for masks; grown when a step needs more.
 #[derive(Default)]
 pub(super) struct Scratch(Mutex<Option<DeviceMemory>>);
 
@@ -34,29 +36,35 @@ impl SamplingOps for CudaBackend {
     ) -> Result<(), BackendError> {
         check_logits("sample", logits, vocab, rows.len())?;
         out.check("sample: out", rows.len())?;
-        let (mut row_words, mut change_words) = (Vec::new(), Vec::new());
+        let (mut row_words, mut words, mut masks) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
+            check_mask(row, vocab)?;
             let changes = changes(row, vocab)?;
-            push_row(
-                row,
-                change_words.len() / CHANGE_WORDS,
+            let places = [
+                words.len() / CHANGE_WORDS,
                 changes.len(),
-                &mut row_words,
-            );
+                row.allowed.map_or(NO_MASK, |_| masks.len()),
+            ];
+            push_row(row, places, &mut row_words);
+            masks.extend_from_slice(row.allowed.unwrap_or_default());
             for (id, change) in changes {
                 let seen = u32::from(change.seen);
-                change_words.extend([id, change.bias.to_bits(), change.count, seen, 0]);
+                words.extend([id, change.bias.to_bits(), change.count, seen, 0]);
             }
         }
+        // Masks lie behind changes.
+        let first_mask = words.len() * 4;
+        words.extend(masks);
         let mut scratch = self.sampling.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = scratch.as_ref().map_or(0, DeviceMemory::size);
-        if change_words.len() * 4 > room {
-            let bytes = (change_words.len() * 8).max(1 << 20);
+        if words.len() * 4 > room {
+            let bytes = (words.len() * 8).max(1 << 20);
             *scratch = Some(self.device.alloc(bytes, "what a step samples with")?);
         }
-        if let Some(memory) = scratch.as_ref().filter(|_| !change_words.is_empty()) {
-            self.device.upload(&bytes_of(&change_words), memory, 0)?;
+        if let Some(memory) = scratch.as_ref().filter(|_| !words.is_empty()) {
+            self.device.upload(&bytes_of(&words), memory, 0)?;
         }
+        let scratch = scratch.as_ref().map_or(0, DeviceMemory::address);
         let blocks = self.blocks_a_row(rows.len());
         self.device.staged(&bytes_of(&row_words), |row_words| {
             self.device
@@ -67,7 +75,8 @@ impl SamplingOps for CudaBackend {
                 .wide(logits.address())
                 .int(vocab)
                 .wide(row_words)
-                .wide(scratch.as_ref().map_or(0, DeviceMemory::address))
+                .wide(scratch)
+                .wide(scratch + first_mask as u64)
                 .wide(out.address())
                 .run()
         })
@@ -181,8 +190,8 @@ fn changes(row: &SampleRow<'_>, vocab: usize) -> Result<BTreeMap<u32, Change>, B
     }
 }
 
-/// As `struct Row`.
-fn push_row(row: &SampleRow<'_>, first_change: usize, num_changes: usize, words: &mut Vec<u32>) {
+/// As `struct Row`; `places` are its first change, how many there are, and the first word of its mask.
+fn push_row(row: &SampleRow<'_>, places: [usize; 3], words: &mut Vec<u32>) {
     let start = words.len();
     // Bounded, so that zero (the likeliest token's distance) stays zero.
     let inverse_temperature = row.temperature.recip().min(f32::MAX);
@@ -202,7 +211,7 @@ fn push_row(row: &SampleRow<'_>, first_change: usize, num_changes: usize, words:
     for wide in [row.seed, row.position] {
         words.extend([wide as u32, (wide >> 32) as u32]);
     }
-    words.extend([first_change as u32, num_changes as u32]);
+    words.extend(places.map(|place| place as u32));
     debug_assert_eq!(words.len() - start, ROW_WORDS);
 }
 

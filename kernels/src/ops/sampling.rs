@@ -2,7 +2,7 @@
 
 use crate::backend::{BackendError, BackendTypes};
 
-/// How one row of logits is sampled. Order: logit bias, penalties, temperature, top-k, top-p, min-p.
+/// How one row of logits is sampled. Order: logit bias, penalties, grammar mask, temperature, top-k, top-p, min-p.
 #[derive(Clone, Debug)]
 pub struct SampleRow<'a> {
     /// 0 is greedy: the argmax after bias and penalties, the lowest id on a tie.
@@ -22,6 +22,9 @@ pub struct SampleRow<'a> {
     pub frequency_penalty: f32,
     /// Added to the logits of these ids.
     pub logit_bias: &'a [(u32, f32)],
+    /// What a grammar lets come next: one bit an id, from the lowest of a word on, `vocab.div_ceil(32)` words. `None` lets
+    /// everything. If it leaves no id with a logit above minus infinity, the draw is 0.
+    pub allowed: Option<&'a [u32]>,
     /// Prompt ids.
     pub prompt: &'a [u32],
     /// Ids generated so far.

@@ -18,6 +18,7 @@ fn greedy(position: u64) -> SampleRow<'static> {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         logit_bias: &[],
+        allowed: None,
         prompt: &[],
         generated: &[],
         seed: 42,
@@ -95,6 +96,44 @@ fn draws_are_the_cpus() {
                 .collect();
             check(&twin, vocab, &values, &rows);
         }
+    }
+}
+
+#[test]
+fn masks_of_grammars_are_those_of_the_cpu() {
+    let twin = Twin::new(Element::Bf16);
+    let mut random = Random(11);
+    for vocab in VOCABULARIES {
+        let values = logits(&mut random, vocab * 12);
+        // Everything, half of it, few ids, one, none.
+        let masks: Vec<Vec<u32>> = (0..12)
+            .map(|row| {
+                let words = 0..vocab.div_ceil(32);
+                let word = |random: &mut Random| match row % 5 {
+                    0 => u32::MAX,
+                    1 => random.bits() as u32,
+                    2 if random.below(40) == 0 => 1 << random.below(32),
+                    _ => 0,
+                };
+                let mut words: Vec<u32> = words.map(|_| word(&mut random)).collect();
+                if row % 5 == 3 {
+                    words[vocab / 64] |= 1 << 7;
+                }
+                words
+            })
+            .collect();
+        let rows: Vec<_> = (0..12)
+            .map(|i| SampleRow {
+                temperature: [0.0, 1.0, 0.7][i % 3],
+                top_k: [0, 50, 3][i / 3 % 3],
+                top_p: [1.0, 0.9][i % 2],
+                logit_bias: &[(5, 30.0), (70, -3.0)],
+                allowed: (i != 10).then_some(&masks[i][..]),
+                seed: random.bits(),
+                ..greedy(i as u64)
+            })
+            .collect();
+        check(&twin, vocab, &values, &rows);
     }
 }
 
@@ -183,6 +222,7 @@ fn bias_and_penalties_are_the_cpus() {
                 presence_penalty: [0.0, 0.5][i / 4 % 2],
                 frequency_penalty: [0.0, 0.2][i / 8 % 2],
                 logit_bias: if i % 3 == 0 { &bias } else { &[] },
+                allowed: None,
                 prompt: &ids[..100],
                 generated: &ids[50..],
                 seed: random.bits(),

@@ -28,6 +28,7 @@ pub(crate) fn plain() -> SampleRow<'static> {
         presence_penalty: 0.0,
         frequency_penalty: 0.0,
         logit_bias: &[],
+        allowed: None,
         prompt: &[],
         generated: &[],
         seed: 42,

@@ -19,6 +19,47 @@ fn greedy() -> SampleRow<'static> {
 }
 
 #[test]
+fn only_what_a_mask_allows_is_chosen() {
+    // 70 ids: a word and a half, and the likeliest are the last.
+    let logits: Vec<f32> = (0..70).map(|id| id as f32).collect();
+    let allowing = |ids: &[u32]| {
+        let mut words = vec![0_u32; 3];
+        ids.iter()
+            .for_each(|id| words[*id as usize / 32] |= 1 << (id % 32));
+        words
+    };
+    for backend in backends(1) {
+        for (allowed, expected) in [
+            (allowing(&[3, 31, 32]), 32),
+            (allowing(&[69, 0]), 69),
+            (allowing(&[40]), 40),
+            (allowing(&[]), 0),
+        ] {
+            let row = SampleRow {
+                temperature: 0.0,
+                allowed: Some(&allowed),
+                ..plain()
+            };
+            // Whatever the filters would keep without it.
+            let drawn = SampleRow {
+                temperature: 1e-3,
+                top_k: 2,
+                ..row.clone()
+            };
+            assert_eq!(sample(&backend, &logits, &[row, drawn]), [expected; 2]);
+        }
+        // A bias does not bring back what is not allowed.
+        let biased = SampleRow {
+            temperature: 0.0,
+            logit_bias: &[(5, 1e9)],
+            allowed: Some(&allowing(&[1, 2])),
+            ..plain()
+        };
+        assert_eq!(sample(&backend, &logits, &[biased]), [2]);
+    }
+}
+
+#[test]
 fn greedy_is_the_first_of_the_largest_wherever_it_is() {
     for backend in backends(2) {
         for vocab in [1, 2, 15, 16, 17, 64, 1000, 49_152] {
@@ -268,6 +309,13 @@ fn ids_past_the_vocabulary_are_refused() {
                 ..plain()
             },
             "generated names token 12",
+        ),
+        (
+            SampleRow {
+                allowed: Some(&[1, 2]),
+                ..plain()
+            },
+            "a mask of 2 words for a vocabulary of 10",
         ),
     ] {
         let error = backend

@@ -1,4 +1,4 @@
-//! Logit bias and penalties.
+//! Logit bias, penalties and grammar masks.
 
 use crate::{
     backend::BackendError,
@@ -8,7 +8,7 @@ use crate::{
 
 /// Whether the row asks for anything here.
 pub(super) fn is_needed(row: &SampleRow<'_>) -> bool {
-    !row.logit_bias.is_empty() || repeats(row) || counts(row)
+    !row.logit_bias.is_empty() || repeats(row) || counts(row) || row.allowed.is_some()
 }
 
 fn repeats(row: &SampleRow<'_>) -> bool {
@@ -19,8 +19,8 @@ fn counts(row: &SampleRow<'_>) -> bool {
     row.presence_penalty != 0.0 || row.frequency_penalty != 0.0
 }
 
-/// Refuses ids past the vocabulary, in the lists that the row makes use of.
-pub(super) fn check_ids(row: &SampleRow<'_>, vocab: usize) -> Result<(), BackendError> {
+/// Refuses ids past the vocabulary, in the lists that the row makes use of, and a mask for another vocabulary.
+pub(super) fn check_row(row: &SampleRow<'_>, vocab: usize) -> Result<(), BackendError> {
     let check = |what: &str, id: Option<u32>| match id {
         Some(id) if id as usize >= vocab => Err(shape_error(format!(
             "sample: {what} names token {id} of a vocabulary of {vocab}"
@@ -34,10 +34,21 @@ pub(super) fn check_ids(row: &SampleRow<'_>, vocab: usize) -> Result<(), Backend
     if repeats(row) || counts(row) {
         check("generated", row.generated.iter().copied().max())?;
     }
-    Ok(())
+    check_mask(row, vocab)
 }
 
-/// Bias first, then the repetition penalty, then presence and frequency.
+/// Refuses a mask for another vocabulary.
+pub(crate) fn check_mask(row: &SampleRow<'_>, vocab: usize) -> Result<(), BackendError> {
+    match row.allowed {
+        Some(words) if words.len() != vocab.div_ceil(32) => Err(shape_error(format!(
+            "sample: a mask of {} words for a vocabulary of {vocab}",
+            words.len()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Bias first, then the repetition penalty, then presence and frequency, then the mask.
 pub(super) fn adjust(logits: &mut [f32], row: &SampleRow<'_>, workspace: &mut Workspace) {
     for &(id, bias) in row.logit_bias {
         logits[id as usize] += bias;
@@ -53,6 +64,15 @@ pub(super) fn adjust(logits: &mut [f32], row: &SampleRow<'_>, workspace: &mut Wo
         for run in ids.chunk_by(|a, b| a == b) {
             let penalty = row.presence_penalty + row.frequency_penalty * run.len() as f32;
             logits[run[0] as usize] -= penalty;
+        }
+    }
+    if let Some(words) = row.allowed {
+        for (logits, word) in logits.chunks_mut(32).zip(words) {
+            for (bit, logit) in logits.iter_mut().enumerate() {
+                if word >> bit & 1 == 0 {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
         }
     }
 }

@@ -20,12 +20,14 @@ use crate::{
     ops::{KNOWN, SampleRow, SamplingOps, TokenLogprobs},
 };
 
+#[cfg(feature = "cuda")]
+pub(crate) use adjust::check_mask;
 use candidates::Candidate;
 
 /// Working memory of one row, kept by each thread.
 #[derive(Default)]
 struct Workspace {
-    /// Logits after bias and penalties.
+    /// Logits after bias, penalties and mask.
     adjusted: Vec<f32>,
     /// Unnormalised probabilities.
     weights: Vec<f32>,
@@ -61,7 +63,7 @@ impl SamplingOps for CpuBackend {
         check_len("sample: logits", logits.len(), rows.len() * vocab)?;
         check_len("sample: out", out.len(), rows.len())?;
         for row in rows {
-            adjust::check_ids(row, vocab)?;
+            adjust::check_row(row, vocab)?;
         }
         self.pool().run_chunks(&mut out[..rows.len()], 1, |index, out| {
             let logits = &logits[index * vocab..][..vocab];
