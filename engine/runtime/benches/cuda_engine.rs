@@ -1,4 +1,5 @@
-//! An engine without HTTP on a GPU: `cuda_engine FOLDER [STREAMS,...]`, steps awaited and asked for ahead.
+//! An engine without HTTP on a GPU, or on several that share the model: `cuda_engine FOLDER [STREAMS,... [GPUS]]`, steps
+//! awaited and asked for ahead.
 //!
 //! Prints one line for each number of streams and way of drawing: a decode step as clients have it, the device's part
 //! of it, and the share for which the device waits for the host. FOLDER needs no tokenizer.
@@ -10,7 +11,7 @@ mod support;
 use std::{path::Path, time::Instant};
 
 use ferrum_engine::{EngineLoad, GenerateRequest, LaunchConfig, SamplingParams, SharedEngine};
-use ferrum_kernels::cuda::{CudaBackend, Element};
+use ferrum_kernels::cuda::{CudaBackend, Element, Link};
 use support::{
     checkpoints::start_running,
     requests::{collect, generate, start, wait},
@@ -23,6 +24,9 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let folder = arguments.next().expect("a folder with a checkpoint");
     let streams = arguments.next().unwrap_or_else(|| "1,16,64".to_owned());
+    let gpus: usize = arguments
+        .next()
+        .map_or(1, |count| count.parse().expect("a number of GPUs"));
     let config = LaunchConfig {
         max_num_seqs: 64,
         max_num_batched_tokens: 4096,
@@ -30,8 +34,8 @@ fn main() {
         ..LaunchConfig::new("bench")
     };
     for ahead in [false, true] {
-        let backend = CudaBackend::new(0, Element::Bf16).expect("a GPU");
-        let engine = start_running(ahead, backend, Path::new(&folder), &config, 64 * 24);
+        let backends = CudaBackend::ranks(gpus, Element::Bf16, Link::Best).expect("GPUs");
+        let engine = start_running(ahead, backends, Path::new(&folder), &config, 64 * 24);
         for count in streams
             .split(',')
             .map(|count| count.parse().expect("a number of streams"))

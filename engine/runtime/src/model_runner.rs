@@ -23,10 +23,6 @@ pub struct ModelRunner<B: Backend> {
     step: Arc<StepInputs>,
     /// Most blocks of a sequence.
     max_blocks: usize,
-    /// `(max_num_seqs)`: what the newest step draws.
-    drawn: B::Indices,
-    /// `(max_num_seqs)`: which of these are the tokens of the step after it.
-    sources: B::Indices,
     /// Steps that were asked for, the oldest first.
     under_way: VecDeque<UnderWay<B>>,
     /// For those to come.
@@ -72,8 +68,6 @@ impl<B: Backend> ModelRunner<B> {
             .into_iter();
         let first = runners.next().expect("a model has at least one rank");
         Ok(Self {
-            drawn: first.backend.alloc_indices(limits.max_num_seqs)?,
-            sources: first.backend.alloc_indices(limits.max_num_seqs)?,
             under_way: VecDeque::new(),
             spare: Vec::new(),
             followers: runners.map(Follower::spawn).collect::<Result<_, _>>()?,
@@ -83,14 +77,12 @@ impl<B: Backend> ModelRunner<B> {
         })
     }
 
-    /// Whether a step may be asked for before the one before it has brought its tokens: it pays, and no other device has
-    /// to be told them.
+    /// Whether it pays to ask for a step before the one before it has brought its tokens.
     pub fn runs_ahead(&self) -> bool {
-        self.first.backend.runs_beside_host() && self.followers.is_empty()
+        self.first.backend.runs_beside_host()
     }
 
-    /// Writes the inputs of `batch` to the devices; `sequences` are the scheduler's running ones. A token that the host
-    /// does not know yet comes from the newest step. Followers begin.
+    /// Writes the inputs of `batch` to the devices; `sequences` are the scheduler's running ones. Followers begin.
     ///
     /// # Errors
     /// What the device reports.
@@ -100,9 +92,7 @@ impl<B: Backend> ModelRunner<B> {
             .followers
             .iter()
             .try_for_each(|follower| follower.begin(Arc::clone(&self.step)));
-        let prepared = begun
-            .and_then(|()| self.first.prepare(&self.step, Some(&mut self.sources)))
-            .and_then(|()| self.feed());
+        let prepared = begun.and_then(|()| self.first.prepare(&self.step));
         if prepared.is_err() {
             self.first.backend.leave();
         }
@@ -141,11 +131,14 @@ impl<B: Backend> ModelRunner<B> {
 
     /// What came of a step on the first device, and on the others.
     fn with_followers<T>(&mut self, outcome: Result<T, BackendError>) -> Result<T, BackendError> {
+        let mut steps = 1;
         if outcome.is_err() {
-            // Others would wait for what will not come.
+            // Others would wait for what will not come. The reason may be that of a later step.
             self.first.backend.leave();
+            steps += self.under_way.len();
         }
-        let finished: Result<Vec<()>, _> = self.followers.iter_mut().map(Follower::finish).collect();
+        let finish = |follower: &mut Follower| (0..steps).try_for_each(|_| follower.finish());
+        let finished: Result<Vec<()>, _> = self.followers.iter_mut().map(finish).collect();
         match (outcome, finished) {
             (Ok(outcome), Ok(_)) => Ok(outcome),
             (Ok(_), Err(error)) => Err(error),
@@ -161,20 +154,6 @@ impl<B: Backend> ModelRunner<B> {
         }
     }
 
-    fn feed(&mut self) -> Result<(), BackendError> {
-        let Self {
-            first,
-            step,
-            drawn,
-            sources,
-            ..
-        } = self;
-        if step.sources.is_empty() {
-            return Ok(());
-        }
-        first.feed(drawn, sources, step.sources.len())
-    }
-
     fn compute_and_draw(
         &mut self,
         batch: &ScheduledBatch,
@@ -183,7 +162,12 @@ impl<B: Backend> ModelRunner<B> {
         let mut step = self.spare.pop().unwrap_or_default();
         self.first.backend.begin_step(&mut step)?;
         self.first.compute()?;
-        let RankRunner { backend, model, .. } = &self.first;
+        let RankRunner {
+            backend,
+            model,
+            drawn,
+            ..
+        } = &mut self.first;
         let sampled: Vec<&Sequence> = batch
             .rows
             .iter()
@@ -192,9 +176,12 @@ impl<B: Backend> ModelRunner<B> {
             .collect();
         if !sampled.is_empty() {
             let rows: Vec<SampleRow<'_>> = sampled.iter().map(|sequence| sample_row(sequence)).collect();
-            backend.sample(model.logits(), model.vocab_size(), &rows, &mut self.drawn)?;
+            backend.sample(model.logits(), model.vocab_size(), &rows, drawn)?;
         }
-        backend.end_step(&mut step, &self.drawn, sampled.len())?;
+        self.first.share_drawn()?;
+        self.first
+            .backend
+            .end_step(&mut step, &self.first.drawn, sampled.len())?;
         let wanted = sampled.iter().map(|sequence| sequence.sampling().logprobs);
         Ok(UnderWay {
             step,

@@ -18,6 +18,9 @@ use crate::{
 /// How long a device may take to be told a step, once the first has finished it. Devices wait less for one another.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Steps that a device may have been told before the first's outcome is asked for.
+const MOST_UNDER_WAY: usize = 2;
+
 /// A device and the part of the model that it has.
 pub struct RankModel<B: Backend> {
     /// The device.
@@ -36,7 +39,7 @@ pub(crate) struct StepInputs {
     pub(crate) context_lens: Vec<u32>,
     pub(crate) block_tables: Vec<u32>,
     pub(crate) logit_rows: Vec<u32>,
-    /// For each of the first rows, which draw of the step before is its id; for the first device alone.
+    /// For each of the first rows, which draw of the step before is its id.
     pub(crate) sources: Vec<u32>,
 }
 
@@ -46,6 +49,10 @@ pub(crate) struct RankRunner<B: Backend> {
     pub(crate) model: Box<dyn CausalLm<B>>,
     cache: B::KvCache,
     inputs: ForwardBatch<B>,
+    /// `(max_num_seqs)`: what the newest step draws.
+    pub(crate) drawn: B::Indices,
+    /// `(max_num_seqs)`: which of these are the tokens of the step after it.
+    sources: B::Indices,
     /// Decode steps that the device plays back. They use the buffers above, which never move.
     recorded: B::Recorded,
 }
@@ -59,48 +66,37 @@ impl<B: Backend> RankRunner<B> {
         Ok(Self {
             cache: backend.alloc_kv_cache(&model.kv_layout(BLOCK_SIZE, num_blocks))?,
             inputs: ForwardBatch::alloc(&*backend, limits, blocks_for(max_model_len))?,
+            drawn: backend.alloc_indices(limits.max_num_seqs)?,
+            sources: backend.alloc_indices(limits.max_num_seqs)?,
             backend,
             model,
             recorded: B::Recorded::default(),
         })
     }
 
-    /// Writes the inputs of a step to the device, and `sources`, which the first has, beside them.
-    pub(crate) fn prepare(
-        &mut self,
-        step: &StepInputs,
-        sources: Option<&mut B::Indices>,
-    ) -> Result<(), BackendError> {
+    /// Writes the inputs of a step to the device. A token that the host does not know yet comes from the newest step.
+    pub(crate) fn prepare(&mut self, step: &StepInputs) -> Result<(), BackendError> {
         let inputs = &mut self.inputs;
         inputs.num_tokens = step.ids.len();
         inputs.num_seqs = step.context_lens.len();
         inputs.num_logit_rows = step.logit_rows.len();
         inputs.max_blocks = step.block_tables.len() / inputs.num_seqs.max(1);
-        let writes = [
-            (&step.ids, Some(&mut inputs.ids)),
-            (&step.positions, Some(&mut inputs.positions)),
-            (&step.slots, Some(&mut inputs.slots)),
-            (&step.cu_seqlens_q, Some(&mut inputs.cu_seqlens_q)),
-            (&step.context_lens, Some(&mut inputs.context_lens)),
-            (&step.block_tables, Some(&mut inputs.block_tables)),
-            (&step.logit_rows, Some(&mut inputs.logit_rows)),
-            (&step.sources, sources),
-        ];
-        let mut writes: Vec<(&[u32], _)> = writes
-            .into_iter()
-            .filter_map(|(from, to)| Some((&**from, to?)))
-            .collect();
-        self.backend.write_all_indices(&mut writes)
-    }
-
-    /// Puts what the step before draws into the ids of the one that was prepared.
-    pub(crate) fn feed(
-        &mut self,
-        drawn: &B::Indices,
-        sources: &B::Indices,
-        rows: usize,
-    ) -> Result<(), BackendError> {
-        self.backend.feed(drawn, sources, rows, &mut self.inputs.ids)
+        self.backend.write_all_indices(&mut [
+            (&step.ids, &mut inputs.ids),
+            (&step.positions, &mut inputs.positions),
+            (&step.slots, &mut inputs.slots),
+            (&step.cu_seqlens_q, &mut inputs.cu_seqlens_q),
+            (&step.context_lens, &mut inputs.context_lens),
+            (&step.block_tables, &mut inputs.block_tables),
+            (&step.logit_rows, &mut inputs.logit_rows),
+            (&step.sources, &mut self.sources),
+        ])?;
+        match step.sources.len() {
+            0 => Ok(()),
+            rows => self
+                .backend
+                .feed(&self.drawn, &self.sources, rows, &mut inputs.ids),
+        }
     }
 
     /// The model's part of the step that was prepared.
@@ -111,6 +107,7 @@ impl<B: Backend> RankRunner<B> {
             cache,
             inputs,
             recorded,
+            ..
         } = self;
         let decodes_only = inputs.num_tokens == inputs.num_seqs && inputs.num_logit_rows == inputs.num_seqs;
         let shape = StepShape {
@@ -121,6 +118,14 @@ impl<B: Backend> RankRunner<B> {
         match decodes_only {
             true => backend.run_recorded(recorded, shape, &mut launch),
             false => launch(),
+        }
+    }
+
+    /// What the first device has drawn in this step, on each.
+    pub(crate) fn share_drawn(&mut self) -> Result<(), BackendError> {
+        match self.inputs.num_logit_rows {
+            0 => Ok(()),
+            count => self.backend.share_indices(&mut self.drawn, count),
         }
     }
 }
@@ -138,9 +143,8 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) fn spawn<B: Backend>(runner: RankRunner<B>) -> Result<Self, BackendError> {
         let (rank, device) = (runner.backend.rank().index, runner.backend.device_name());
-        // One step at a time.
-        let (steps, to_do) = mpsc::sync_channel(1);
-        let (done, outcomes) = mpsc::sync_channel(1);
+        let (steps, to_do) = mpsc::sync_channel(MOST_UNDER_WAY);
+        let (done, outcomes) = mpsc::sync_channel(MOST_UNDER_WAY);
         let thread = thread::Builder::new()
             .name(format!("rank {rank}"))
             .spawn(move || follow(runner, &to_do, &done));
@@ -158,13 +162,21 @@ impl Follower {
     /// Begins a step.
     pub(crate) fn begin(&self, step: Arc<StepInputs>) -> Result<(), BackendError> {
         let sent = self.steps.as_ref().map(|steps| steps.try_send(step).is_ok());
-        match sent {
-            Some(true) => Ok(()),
-            _ => Err(failed(self.device, format!("rank {} is gone", self.rank))),
+        if sent == Some(true) {
+            return Ok(());
         }
+        // It has ended, with a step that nobody has asked about yet.
+        let reason = self.outcomes.try_iter().find_map(Result::err);
+        Err(failed(
+            self.device,
+            match reason {
+                Some(error) => format!("rank {}: {error}", self.rank),
+                None => format!("rank {} is gone", self.rank),
+            },
+        ))
     }
 
-    /// What came of the step that was begun.
+    /// What came of the oldest step that was begun.
     pub(crate) fn finish(&mut self) -> Result<(), BackendError> {
         let what = match self.outcomes.recv_timeout(PATIENCE) {
             Ok(Ok(())) => return Ok(()),
@@ -198,8 +210,9 @@ fn follow<B: Backend>(
 ) {
     for step in steps {
         let computed = catch_unwind(AssertUnwindSafe(|| {
-            runner.prepare(&step, None)?;
-            runner.compute()
+            runner.prepare(&step)?;
+            runner.compute()?;
+            runner.share_drawn()
         }));
         drop(step);
         let device = runner.backend.device_name();

@@ -29,7 +29,7 @@ fn config() -> LaunchConfig {
 
 fn engine(name: &str, ahead: bool) -> SharedEngine {
     let backend = CudaBackend::new(0, Element::F32).expect("a GPU");
-    start_running(ahead, backend, &fixture(name), &config(), 256)
+    start_running(ahead, vec![backend], &fixture(name), &config(), 256)
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn asking_ahead_changes_no_token() {
 fn greedy_tokens_of_dense_weights_are_the_cpus() {
     let prompt: Vec<u32> = (0..70).map(|i| (i * 37 + 11) % 512).collect();
     for name in DENSE {
-        let cpu = start_running(false, CpuBackend::new(2), &fixture(name), &config(), 64);
+        let cpu = start_running(false, vec![CpuBackend::new(2)], &fixture(name), &config(), 64);
         let expected = run(&*cpu, generate(prompt.clone(), 40)).tokens;
         assert_eq!(
             run(&*engine(name, true), generate(prompt.clone(), 40)).tokens,

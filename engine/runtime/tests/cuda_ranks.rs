@@ -10,8 +10,11 @@ use ferrum_kernels::{
 };
 use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
 use support::{
-    checkpoints::{DENSE, GPTQ, eight_requests, fixture, start_ranks},
-    requests::{collect, generate, run, start, wait},
+    checkpoints::{
+        DENSE, GPTQ, assert_cancels_leave_no_block_behind, assert_free, eight_requests, fixture, start_ranks,
+        without_penalties,
+    },
+    requests::{collect, generate, run, start},
 };
 
 /// Columns in an order of their own cannot be cut yet.
@@ -25,6 +28,7 @@ fn config() -> LaunchConfig {
     LaunchConfig {
         max_num_seqs: 8,
         max_num_batched_tokens: 64,
+        max_waiting: 1000,
         ..LaunchConfig::new("test")
     }
 }
@@ -38,26 +42,33 @@ fn start_gpus(name: &str, count: usize) -> SharedEngine {
 fn two_gpus_give_the_tokens_of_one() {
     for name in decoders() {
         let (single, both) = (start_gpus(name, 1), start_gpus(name, 2));
-        let requests = eight_requests(512, 70, 24);
-        let expected: Vec<Vec<u32>> = requests
-            .iter()
-            .map(|request| run(&*single, request.clone()).tokens)
-            .collect();
-        // One by one, then all at once.
-        for (request, expected) in requests.iter().zip(&expected) {
-            assert_eq!(&run(&*both, request.clone()).tokens, expected, "{name}");
+        let mixed = eight_requests(512, 70, 24);
+        // Without penalties each step is asked for before the one before it has brought its tokens.
+        let free = without_penalties(&mixed);
+        for requests in [mixed, free] {
+            let expected: Vec<Vec<u32>> = requests
+                .iter()
+                .map(|request| run(&*single, request.clone()).tokens)
+                .collect();
+            // One by one, then all at once.
+            for (request, expected) in requests.iter().zip(&expected) {
+                assert_eq!(&run(&*both, request.clone()).tokens, expected, "{name}");
+            }
+            let streams: Vec<_> = requests
+                .iter()
+                .map(|request| start(&*both, request.clone()))
+                .collect();
+            for (stream, expected) in streams.into_iter().zip(&expected) {
+                assert_eq!(&collect(stream).tokens, expected, "{name}, in a batch");
+            }
+            assert_free(&both);
         }
-        let streams: Vec<_> = requests
-            .iter()
-            .map(|request| start(&*both, request.clone()))
-            .collect();
-        for (stream, expected) in streams.into_iter().zip(&expected) {
-            assert_eq!(&collect(stream).tokens, expected, "{name}, in a batch");
-        }
-        wait(both.idle());
-        let load = *both.load().borrow();
-        assert_eq!(load.free_blocks, load.total_blocks, "no block is left behind");
     }
+}
+
+#[test]
+fn a_thousand_requests_with_cancels_leave_no_block_behind_on_two_gpus() {
+    assert_cancels_leave_no_block_behind(&start_gpus("tiny-llama", 2));
 }
 
 /// Fails in its fifth step, as a GPU that is lost does.

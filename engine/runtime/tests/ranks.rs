@@ -12,7 +12,7 @@ use ferrum_kernels::{
 };
 use ferrum_models::{BatchLimits, CausalLm, ForwardBatch};
 use support::{
-    checkpoints::{DENSE, assert_invariant, eight_requests, fixture, start_decoder, start_ranks},
+    checkpoints::{DENSE, assert_invariant, eight_requests, fixture, generator, start_decoder, start_ranks},
     requests::{PATIENCE, collect, generate, run, start, wait},
 };
 
@@ -95,17 +95,22 @@ impl CausalLm<CpuBackend> for Ending {
     }
 }
 
-/// What a client hears of an engine of which rank `ending` ends so in its fifth step, and what it says from then on.
-fn failure_of(ending: usize, end: fn() -> Result<(), BackendError>) -> String {
+/// What a client hears of an engine of which rank `ending` ends so in its sixth step, and what it says from then on. It may
+/// have been asked for that step before its client has the token of the one before.
+fn failure_of(ahead: bool, ending: usize, end: fn() -> Result<(), BackendError>) -> String {
     let change = |rank, model| -> CpuModel {
         match rank == ending {
             true => Box::new(Ending { model, steps: 5, end }),
             false => model,
         }
     };
-    let engine = start_ranks(cpus(2), &fixture("tiny-llama"), &config(), 64, change);
+    let (generator, card) = generator(cpus(2), &fixture("tiny-llama"), &config(), 64, change);
+    let engine = generator
+        .running_ahead(ahead)
+        .spawn(card, &config())
+        .expect("a thread");
     let outcome = collect(start(&*engine, generate([1, 2, 3], 100)));
-    assert_eq!(outcome.tokens.len(), 5);
+    assert!((5 - usize::from(ahead)..=5).contains(&outcome.tokens.len()));
     let Some(EngineError::Fatal(told)) = outcome.failed else {
         panic!("the request should have failed: {outcome:?}");
     };
@@ -131,19 +136,23 @@ fn lost() -> Result<(), BackendError> {
 
 #[test]
 fn a_rank_that_fails_takes_the_engine_down_with_its_reason() {
-    for rank in [0, 1] {
-        let told = failure_of(rank, lost);
-        assert!(
-            told.contains(&format!("rank {rank}: cpu: the device is lost")),
-            "{told}"
-        );
+    for ahead in [false, true] {
+        for rank in [0, 1] {
+            let told = failure_of(ahead, rank, lost);
+            assert!(
+                told.contains(&format!("rank {rank}: cpu: the device is lost")),
+                "{told}"
+            );
+        }
     }
 }
 
 #[test]
 fn a_rank_that_panics_takes_the_engine_down_with_its_message() {
-    let told = failure_of(1, || panic!("out of luck"));
-    assert!(told.contains("rank 1: cpu: out of luck"), "{told}");
+    for ahead in [false, true] {
+        let told = failure_of(ahead, 1, || panic!("out of luck"));
+        assert!(told.contains("rank 1: cpu: out of luck"), "{told}");
+    }
 }
 
 #[test]

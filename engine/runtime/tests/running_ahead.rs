@@ -13,7 +13,7 @@ use support::{
         DENSE, assert_free, assert_invariant, eight_requests, fixture, start_running, without_penalties,
     },
     config,
-    requests::{Outcome, collect, generate, run, start, wait},
+    requests::{Outcome, PATIENCE, collect, generate, run, start, wait},
 };
 
 fn mock(ahead: bool) -> Mock {
@@ -162,7 +162,7 @@ fn real_layers_give_the_tokens_of_an_engine_that_awaits_each() {
             max_num_batched_tokens: 40,
             ..LaunchConfig::new("test")
         };
-        let engine = |ahead| start_running(ahead, CpuBackend::new(2), &fixture(name), &config, 256);
+        let engine = |ahead| start_running(ahead, vec![CpuBackend::new(2)], &fixture(name), &config, 256);
         let (ahead, awaiting) = (engine(true), engine(false));
         for requests in [mixed, free] {
             let tokens = |outcomes: Vec<Outcome>| outcomes.into_iter().map(|outcome| outcome.tokens);
@@ -173,10 +173,43 @@ fn real_layers_give_the_tokens_of_an_engine_that_awaits_each() {
 }
 
 #[test]
+fn devices_that_share_a_model_get_the_tokens_that_the_first_has_drawn() {
+    let config = LaunchConfig {
+        max_num_seqs: 4,
+        max_num_batched_tokens: 40,
+        ..LaunchConfig::new("test")
+    };
+    for name in ["tiny-qwen3", "tiny-llama"] {
+        let requests = without_penalties(&eight_requests(512, 70, 24));
+        let engine = |ahead, count| {
+            let ranks = CpuBackend::ranks(count, 1, PATIENCE);
+            start_running(ahead, ranks, &fixture(name), &config, 256)
+        };
+        let tokens = |outcomes: Vec<Outcome>| outcomes.into_iter().map(|outcome| outcome.tokens);
+        for count in [2, 4] {
+            let expected = tokens(together(&engine(false, count), &requests));
+            let ahead = engine(true, count);
+            assert!(
+                tokens(together(&ahead, &requests)).eq(expected),
+                "{name} x {count}"
+            );
+        }
+    }
+}
+
+#[test]
 fn company_chunks_and_a_warm_cache_change_no_token() {
     let requests = eight_requests(512, 70, 24);
     assert_invariant(
-        |config| start_running(true, CpuBackend::new(2), &fixture("tiny-qwen3"), config, 256),
+        |config| {
+            start_running(
+                true,
+                vec![CpuBackend::new(2)],
+                &fixture("tiny-qwen3"),
+                config,
+                256,
+            )
+        },
         &requests,
     );
 }

@@ -57,15 +57,16 @@ pub fn start_decoder(path: &Path, config: &LaunchConfig, num_blocks: usize) -> S
     })
 }
 
-/// As [`start_decoder`], on `backend`, with or without asking for a step before the one before it has brought its tokens.
+/// As [`start_decoder`], on the ranks of `backends`, with or without asking for a step before the one before it has brought
+/// its tokens.
 pub fn start_running<B: Backend>(
     ahead: bool,
-    backend: B,
+    backends: Vec<B>,
     path: &Path,
     config: &LaunchConfig,
     num_blocks: usize,
 ) -> SharedEngine {
-    let (generator, card) = generator(vec![backend], path, config, num_blocks, |_, model| model);
+    let (generator, card) = generator(backends, path, config, num_blocks, |_, model| model);
     generator
         .running_ahead(ahead)
         .spawn(card, config)
@@ -84,7 +85,8 @@ pub fn start_ranks<B: Backend>(
     generator.spawn(card, config).expect("a thread")
 }
 
-fn generator<B: Backend>(
+/// What [`start_ranks`] starts, and its card.
+pub fn generator<B: Backend>(
     backends: Vec<B>,
     path: &Path,
     config: &LaunchConfig,
