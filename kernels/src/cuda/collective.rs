@@ -15,16 +15,19 @@ use crate::{
     ops::{CollectiveOps, GatheredColumns, LinearOps, NormOps, Rank},
 };
 
-// As in cuda/collective.cu.
+// As in cuda/exchange.cuh.
 pub(super) const MAX_RANKS: usize = 8;
+pub(super) const MOST_BLOCKS: usize = 256;
+pub(super) const MOST_RESULTS: usize = 1 << 17;
 pub(super) const CHANNELS: usize = 128;
 pub(super) const MAX_LINES: usize = 2048;
 pub(super) const BULK_CHANNELS: usize = 64;
 pub(super) const PART_BYTES: usize = 32768;
-pub(super) const HEADER_BYTES: usize = 4 * CHANNELS * (3 + 3 * MAX_RANKS);
+pub(super) const HEADER_BYTES: usize = 4 * (MOST_BLOCKS + CHANNELS * (3 + 3 * MAX_RANKS));
 
 /// Up to so many bytes are summed in lines, which is quickest; above, the lines' double traffic costs more.
 const LINES_BYTES: usize = 1 << 20;
+
 impl Launch<'_> {
     /// `struct Group`, a kernel's last argument.
     fn group(self, rank: Rank, peers: &Peers) -> Self {

@@ -14,7 +14,7 @@ use crate::{
     backend::BackendError,
     cuda::{
         CudaBackend, CudaUnavailable, DEVICE, Element,
-        collective::{BULK_CHANNELS, CHANNELS, HEADER_BYTES, MAX_LINES, MAX_RANKS, PART_BYTES},
+        collective::{BULK_CHANNELS, CHANNELS, HEADER_BYTES, MAX_LINES, MAX_RANKS, MOST_RESULTS, PART_BYTES},
         device::{Device, DeviceMemory, check},
         nccl::{Comms, Watch},
     },
@@ -60,7 +60,7 @@ pub(super) enum Transport {
 
 /// Memory that GPUs exchange.
 pub(super) struct Peers {
-    /// What each rank writes on the others; see `Header` in cuda/collective.cu.
+    /// What each rank writes on the others; see `Header` in cuda/exchange.cuh.
     pub(super) memory: Vec<DeviceMemory>,
     pub(super) given_up: GivenUp,
     /// Blocks that run at once on every rank.
@@ -184,10 +184,11 @@ impl Peers {
                 }
             }
         }
+        let results = 2 * devices.len() * MOST_RESULTS * 8;
         let lines = CHANNELS * 2 * devices.len() * MAX_LINES * 16;
         let parts = BULK_CHANNELS * 2 * devices.len() * PART_BYTES;
         let memory = |device: &&Arc<Device>| {
-            let memory = device.alloc(HEADER_BYTES + lines + parts, "what GPUs exchange")?;
+            let memory = device.alloc(HEADER_BYTES + results + lines + parts, "what GPUs exchange")?;
             // Others write there as soon as they are launched.
             device.synchronize()?;
             Ok(memory)
