@@ -1,7 +1,8 @@
 // out (rows, n) = x (rows, k) . weight (n, k)^T + bias (n), for up to 64 rows of 16-bit elements and weights of 8-bit levels with
 // a scale for each 32 columns (Q8_0 of GGUF): the time that it takes to read the weights.
 //
-// Levels are row-major, their scales (k / 64, n) pairs. Of each 64 columns a row has eight of the first 32, eight of the
+// Of each 64 columns the levels of all rows lie behind one another, (k / 64, n, 64), each more by 128, and their scales, (k / 64,
+// n) pairs: what a warp brings at once is one piece of memory. Of the 64 columns a row has eight of the first 32, eight of the
 // second, and so on: 16 bytes of a lane are then what two tensor-core products of each block of 32 want of it.
 #include "mma.cuh"
 
@@ -14,6 +15,7 @@ constexpr int CHUNK = WARPS * SLICE;
 constexpr int UNITS = SLICE / 16;  // of 16 bytes
 constexpr int STAGE = GROUP * UNITS + GROUP / 4;   // levels, then scales
 constexpr int DEPTH = 3;           // stages of a warp's ring
+constexpr int PAIR0 = 0x4140, PAIR1 = 0x4342;   // bytes 0 and 1, 2 and 3, each before one of another word
 constexpr int BLOCK = 32;          // columns that share a scale
 
 template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const void* from, bool some) {
@@ -51,10 +53,10 @@ struct Bringer {
             const int lane = threadIdx.x % 32, line = lane / UNITS, unit = lane % UNITS;
             const int row0 = share.row(group), rows = column < k ? share.row(group + 1) - row0 : 0;
             uint4* to = ring + stage * STAGE;
-            const uint8_t* from = levels + size_t(row0 + line) * k + column + unit * 16;
+            const uint8_t* from = levels + (size_t(column / SLICE) * n + row0 + line) * SLICE + unit * 16;
 #pragma unroll
             for (int i = 0; i < TILES; ++i)
-                copy_async<16>(to + (i * TILE + line) * UNITS + unit, from + size_t(i) * TILE * k, i * TILE + line < rows);
+                copy_async<16>(to + (i * TILE + line) * UNITS + unit, from + i * TILE * SLICE, i * TILE + line < rows);
             uint32_t* to_scales = reinterpret_cast<uint32_t*>(to + GROUP * UNITS);
             const uint32_t* from_scales = scales + size_t(column / SLICE) * n + row0;
 #pragma unroll
@@ -86,31 +88,23 @@ template <typename X, bool HIGH> struct Slice {
     }
 };
 
-// Two levels as a pair of 16-bit floats, which they fit exactly: SELECT says which two bytes of four.
-template <int SELECT> __device__ __forceinline__ uint32_t half_pair(uint32_t bytes) {
-    // 1024 + level + 128, less 1152.
-    const uint32_t v = __byte_perm(bytes ^ 0x80808080u, 0x64646464u, SELECT), less = 0x64806480u;
-    const __half2 pair = __hsub2(*reinterpret_cast<const __half2*>(&v), *reinterpret_cast<const __half2*>(&less));
-    return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-template <int SELECT> __device__ __forceinline__ uint32_t bf16_pair(uint32_t bytes) {
-    // 128 + the lower seven bits, less 128, or less 256 if the sign is set.
-    const uint32_t v = __byte_perm(bytes, 0x43434343u, SELECT), more = v & 0xff7fff7fu, less = v & 0xff80ff80u;
-    const __nv_bfloat162 pair =
-        __hsub2(*reinterpret_cast<const __nv_bfloat162*>(&more), *reinterpret_cast<const __nv_bfloat162*>(&less));
-    return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-template <typename X> struct Pairs;
-template <> struct Pairs<f16> {
-    static __device__ __forceinline__ uint2 of(uint32_t bytes) {
-        return make_uint2(half_pair<0x4140>(bytes), half_pair<0x4342>(bytes));
+// Two of four bytes, levels + 128, as a pair of 16-bit floats, which they fit exactly but for a factor: SELECT says which.
+template <typename X> struct Levels;
+template <> struct Levels<f16> {
+    static constexpr float UNIT = 1.f;
+    template <int SELECT> static __device__ __forceinline__ uint32_t pair(uint32_t bytes) {
+        const uint32_t v = __byte_perm(bytes, 0x64646464u, SELECT), less = 0x64806480u;   // 1024 + level + 128, less 1152
+        const __half2 pair = __hsub2(*reinterpret_cast<const __half2*>(&v), *reinterpret_cast<const __half2*>(&less));
+        return *reinterpret_cast<const uint32_t*>(&pair);
     }
 };
-template <> struct Pairs<bf16> {
-    static __device__ __forceinline__ uint2 of(uint32_t bytes) {
-        return make_uint2(bf16_pair<0x4140>(bytes), bf16_pair<0x4342>(bytes));
+template <> struct Levels<bf16> {
+    // In the lowest bits of an element they are as many times its smallest number, 2^-133: times 2^127, less 128 / 64.
+    static constexpr float UNIT = 64.f;
+    template <int SELECT> static __device__ __forceinline__ uint32_t pair(uint32_t bytes) {
+        uint32_t d;
+        asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(__byte_perm(bytes, 0, SELECT)), "r"(0x7f007f00u), "r"(0xc000c000u));
+        return d;
     }
 };
 
@@ -119,26 +113,27 @@ template <> struct Pairs<bf16> {
 template <typename X, int M, bool HIGH>
 __device__ __forceinline__ void multiply(const Slice<X, HIGH> (&x)[M], const uint4* stage, float (&sum)[M][TILES][4]) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const uint2* levels = reinterpret_cast<const uint2*>(stage);
-    const __half2* scales = reinterpret_cast<const __half2*>(stage + GROUP * UNITS);
+    const uint2* scales = reinterpret_cast<const uint2*>(stage + GROUP * UNITS);
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int j = 0; j < TILES; ++j) {
+        const uint4 bytes = stage[(j * TILE + g) * UNITS + t];
+        const uint2 pairs = scales[j * (TILE / 2) + t];   // of columns 2 t and 2 t + 1
+        const float2 even = __half22float2(*reinterpret_cast<const __half2*>(&pairs.x));
+        const float2 odd = __half22float2(*reinterpret_cast<const __half2*>(&pairs.y));
 #pragma unroll
-        for (int j = 0; j < TILES; ++j) {
-            const uint2 bytes = levels[((j * TILE + g) * UNITS + t) * 2 + h];
-            const uint2 front = Pairs<X>::of(bytes.x), back = Pairs<X>::of(bytes.y);
-            const __half2 of_even = scales[j * TILE + 2 * t], of_odd = scales[j * TILE + 2 * t + 1];
-            const float even = __half2float(h ? __high2half(of_even) : __low2half(of_even));
-            const float odd = __half2float(h ? __high2half(of_odd) : __low2half(of_odd));
+        for (int h = 0; h < 2; ++h) {
+            const uint32_t front = h ? bytes.z : bytes.x, back = h ? bytes.w : bytes.y;
+            const uint32_t weights[4] = {Levels<X>::template pair<PAIR0>(front), Levels<X>::template pair<PAIR1>(front),
+                                         Levels<X>::template pair<PAIR0>(back), Levels<X>::template pair<PAIR1>(back)};
 #pragma unroll
             for (int m = 0; m < M; ++m) {
                 const uint4 low = x[m].low[h], high = x[m].high[h];
                 const uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
                 float product[4] = {};
-                mma_anywhere<X>(product, first, front.x, front.y);
-                mma_anywhere<X>(product, second, back.x, back.y);
+                mma_anywhere<X>(product, first, weights[0], weights[1]);
+                mma_anywhere<X>(product, second, weights[2], weights[3]);
 #pragma unroll
-                for (int i = 0; i < (HIGH ? 4 : 2); ++i) sum[m][j][i] += product[i] * (i % 2 ? odd : even);
+                for (int i = 0; i < (HIGH ? 4 : 2); ++i) sum[m][j][i] += product[i] * (i % 2 ? (h ? odd.y : odd.x) : (h ? even.y : even.x));
             }
         }
     }
@@ -188,7 +183,7 @@ __device__ __forceinline__ void stream_body(
 #pragma unroll
                 for (int i = 0; i < (HIGH ? 4 : 2); ++i) {
                     const int row = 16 * m + g + i / 2 * 8;
-                    if (row < rows) partial[(warp * rows + row) * GROUP + TILE * j + 2 * t + i % 2] = sum[m][j][i];
+                    if (row < rows) partial[(warp * rows + row) * GROUP + TILE * j + 2 * t + i % 2] = sum[m][j][i] * Levels<X>::UNIT;
                 }
         __syncthreads();
         const int col0 = share.row(group), here = share.row(group + 1) - col0;
@@ -206,7 +201,7 @@ __device__ __forceinline__ void stream_body(
 
 #define DEFINE_FOR(most, X, O, M, HIGH, BLOCKS)                                                                    \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, BLOCKS) linear_q8_##most##_##X##_##O(                 \
-        const X* x, const uint8_t* levels, const uint32_t* scales, const float* bias, int rows, int n, int k, O* out) { \
+        const X* x, const uint8_t* levels, const uint32_t* scales, const float* bias, int rows, int n, int k, O* out) {\
         stream_body<X, O, M, HIGH>(x, levels, scales, bias, rows, n, k, out);                                      \
     }
 #define DEFINE(X, O)                                                                                               \
@@ -227,32 +222,29 @@ extern "C" __global__ void q8_pack(
     const uint16_t* from = reinterpret_cast<const uint16_t*>(blocks + i * 2 * (BLOCK + 2));
     constexpr int STEP = (BLOCK + 2) / 2;
     const auto word = [&](int block, int at) {
-        return uint32_t(from[block * STEP + 1 + at]) | uint32_t(from[block * STEP + 2 + at]) << 16;
+        return (uint32_t(from[block * STEP + 1 + at]) | uint32_t(from[block * STEP + 2 + at]) << 16) ^ 0x80808080u;
     };
-    uint4* to = levels + ((first_row + row) * groups + group) * UNITS;
+    uint4* to = levels + (group * all_rows + first_row + row) * UNITS;
 #pragma unroll
     for (int t = 0; t < UNITS; ++t)
         to[t] = make_uint4(word(0, 4 * t), word(0, 4 * t + 2), word(1, 4 * t), word(1, 4 * t + 2));
     scales[group * all_rows + first_row + row] = uint32_t(from[0]) | uint32_t(from[STEP]) << 16;
 }
 
-// Where column `i` of a row of packed levels is.
-__device__ __forceinline__ int packed_column(int i) {
-    return i / SLICE * SLICE + i % BLOCK / 8 * 16 + i % SLICE / BLOCK * 8 + i % 8;
-}
-
-__device__ __forceinline__ float weight_at(const int8_t* levels, const uint32_t* scales, int n, int k, size_t row, int i) {
-    const uint32_t pair = scales[size_t(i / SLICE) * n + row];
-    const uint16_t bits = uint16_t(i % SLICE / BLOCK ? pair >> 16 : pair);
-    return float(levels[row * k + packed_column(i)]) * __half2float(__ushort_as_half(bits));
+// Column `i` of a row.
+__device__ __forceinline__ float weight_at(const uint8_t* levels, const uint32_t* scales, int n, size_t row, int i) {
+    const size_t at = size_t(i / SLICE) * n + row;
+    const int level = levels[at * SLICE + i % BLOCK / 8 * 16 + i % SLICE / BLOCK * 8 + i % 8];
+    const uint16_t bits = uint16_t(i % SLICE / BLOCK ? scales[at] >> 16 : scales[at]);
+    return float(level - 128) * __half2float(__ushort_as_half(bits));
 }
 
 // The matrix as it was, (n, k); a block a row.
 #define DEFINE(X)                                                                                                  \
-    extern "C" __global__ void q8_dequantize_##X(const int8_t* levels, const uint32_t* scales, int n, int k, X* out) { \
+    extern "C" __global__ void q8_dequantize_##X(const uint8_t* levels, const uint32_t* scales, int n, int k, X* out) {\
         begin();                                                                                                   \
         for (int i = threadIdx.x; i < k; i += blockDim.x)                                                          \
-            out[size_t(blockIdx.x) * k + i] = from_float<X>(weight_at(levels, scales, n, k, blockIdx.x, i));       \
+            out[size_t(blockIdx.x) * k + i] = from_float<X>(weight_at(levels, scales, n, blockIdx.x, i));          \
     }
 DEFINE(f16) DEFINE(bf16)
 #undef DEFINE
@@ -260,10 +252,10 @@ DEFINE(f16) DEFINE(bf16)
 // Rows `ids` of the matrix, a block each.
 #define DEFINE(O)                                                                                                  \
     extern "C" __global__ void q8_embed_##O(                                                                       \
-        const int8_t* levels, const uint32_t* scales, const uint32_t* ids, int n, int k, O* out) {                 \
+        const uint8_t* levels, const uint32_t* scales, const uint32_t* ids, int n, int k, O* out) {                \
         begin();                                                                                                   \
         for (int i = threadIdx.x; i < k; i += blockDim.x)                                                          \
-            out[size_t(blockIdx.x) * k + i] = from_float<O>(weight_at(levels, scales, n, k, ids[blockIdx.x], i));  \
+            out[size_t(blockIdx.x) * k + i] = from_float<O>(weight_at(levels, scales, n, ids[blockIdx.x], i));     \
     }
 DEFINE(f16) DEFINE(bf16) DEFINE(f32)
 #undef DEFINE
