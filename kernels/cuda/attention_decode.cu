@@ -1,9 +1,7 @@
 // Attention over the paged cache for sequences with one query row. Warps copy blocks of the cache into rings of shared
 // memory, all but the newest before the predecessor has ended.
-#include "attention_mma.cuh"
+#include "attention_join.cuh"
 #include "rope.cuh"
-
-constexpr int WARPS = 4;
 
 // Keys (BLOCK, D) and values (D, BLOCK) of one block in shared memory; the halves of a cache line are swapped in each
 // second token, so that the lanes of two tokens read from different banks.
@@ -39,24 +37,34 @@ __device__ __forceinline__ void attend_copied(
     const uint32_t (&query)[D / 16][4], const Copied<T, D>& block, const Seen& seen, float scale, State<D>& state) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     float score[2][4] = {}, keep[2];
+    float more[2][4] = {};
 #pragma unroll
     for (int c = 0; c < D / 32; ++c)
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
             const uint4 k = block.key(4 * (g / 2) + g % 2 + 2 * j, c * 32 + t * 8);
             mma_anywhere<T>(score[j], query[2 * c], k.x, k.y);
-            mma_anywhere<T>(score[j], query[2 * c + 1], k.z, k.w);
+            mma_anywhere<T>(more[j], query[2 * c + 1], k.z, k.w);
         }
+#pragma unroll
+    for (int i = 0; i < 8; ++i) score[i / 4][i % 4] += more[i / 4][i % 4];
     weigh<D>(score, seen, scale, state, keep);
-    const uint2 mask = mask_behind(seen.end);
+    if (__any_sync(FULL_WARP, keep[0] != 1.f || keep[1] != 1.f)) {
+#pragma unroll
+        for (int d = 0; d < D / 8; ++d) decay<D>(state, d, keep);
+    }
     const uint32_t p[4] = {pack2<T>(score[0][0], score[0][1]), pack2<T>(score[0][2], score[0][3]),
                            pack2<T>(score[1][0], score[1][1]), pack2<T>(score[1][2], score[1][3])};
+    const auto mix = [&](auto masked) {
+        const uint2 mask = masked(0xffffffffu);
 #pragma unroll
-    for (int d = 0; d < D / 8; ++d) {
-        const uint2 v = block.value(8 * d + g, 4 * t);
-        decay<D>(state, d, keep);
-        mma_anywhere<T>(state.mixed[d], p, v.x & mask.x, v.y & mask.y);
-    }
+        for (int d = 0; d < D / 8; ++d) {
+            const uint2 v = block.value(8 * d + g, 4 * t);
+            mma_anywhere<T>(state.mixed[d], p, v.x & mask.x, v.y & mask.y);
+        }
+    };
+    if (seen.end < BLOCK) mix([&](uint32_t) { return mask_behind(seen.end); });
+    else mix([](uint32_t all) { return make_uint2(all, all); });
 }
 
 // What makes queries of a projection, and what of it goes into the cache.
@@ -69,7 +77,7 @@ struct Rotary {
 
 // The new rows of one key head in shared memory: queries (group, D + 8), then the key and the value (D), which the cache
 // gets too.
-template <typename T, int D> struct Fresh {
+template <typename T, int D, int WARPS> struct Fresh {
     static constexpr int STRIDE = D + 8;   // rows begin in different banks
     T* rows;
     int group;
@@ -77,54 +85,67 @@ template <typename T, int D> struct Fresh {
     __device__ __forceinline__ T* query(int line) const { return line < group ? rows + line * STRIDE : nullptr; }
     __device__ __forceinline__ T* key() const { return rows + group * STRIDE; }
 
-    // Norm and rotation of the queries and, of the block that `has_newest`, of the key; a warp a head. Awaits the
+    // Norm and rotation of the queries and, of the block that `has_newest`, of the key; half a warp a head. Awaits the
     // predecessor.
     __device__ __forceinline__ void make(
         const T* qkv, const Rotary& rotary, const Shape& shape, int row, int head, bool has_newest, T* keys, T* values) const {
-        constexpr int MOST = D / 64, HALF = D / 2;
-        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        constexpr int PAIRS = D / 32, HALF = D / 2;
+        const int lane = threadIdx.x % 16;
         const float* cosines = rotary.table + size_t(rotary.positions[row]) * D;
         const Slot slot = slot_of(rotary.slots[row], shape.kv_heads, head, D, BLOCK);
-        float cosine[MOST], sine[MOST], weights[2][2 * MOST];
+        float cosine[PAIRS], sine[PAIRS], weights[2][2 * PAIRS];
 #pragma unroll
-        for (int j = 0; j < MOST; ++j) {
-            cosine[j] = cosines[lane + 32 * j], sine[j] = cosines[HALF + lane + 32 * j];
+        for (int j = 0; j < PAIRS; ++j) {
+            const int i = lane + 16 * j;
+            cosine[j] = cosines[i], sine[j] = cosines[HALF + i];
 #pragma unroll
             for (int high = 0; high < 2; ++high) {
-                weights[0][2 * j + high] = rotary.q_weight ? rotary.q_weight[lane + 32 * j + high * HALF] : 0.f;
-                weights[1][2 * j + high] = rotary.k_weight ? rotary.k_weight[lane + 32 * j + high * HALF] : 0.f;
+                weights[0][2 * j + high] = rotary.q_weight ? rotary.q_weight[i + high * HALF] : 0.f;
+                weights[1][2 * j + high] = rotary.k_weight ? rotary.k_weight[i + high * HALF] : 0.f;
             }
         }
-        await_predecessor();
         const T* own = qkv + size_t(row) * (shape.heads + 2 * shape.kv_heads) * D;
         const int items = group + 2 * has_newest;
-        auto load = [&](int item) {   // of heads that there are none of, any
-            const int last = item == group ? shape.heads + head : shape.heads + shape.kv_heads + head;
-            return Head<T, MOST>(own + (item < group ? head * group + item : last) * D, HALF);
-        };
-        auto finish = [&](Head<T, MOST>& x, int item) {
-            if (item >= items) return;
+        await_predecessor();
+#pragma unroll 1
+        for (int first = 0; first < items; first += 2 * WARPS) {
+            const int item = first + threadIdx.x / 16;
             const bool is_key = item == group, is_value = item > group;
-            if (rotary.q_weight && !is_value)
-                x.normalise(
-                    [&](int j, bool high) { return is_key ? weights[1][2 * j + high] : weights[0][2 * j + high]; },
-                    rotary.eps, HALF);
+            const int last = is_key ? shape.heads + head : shape.heads + shape.kv_heads + head;
+            const T* from = own + (item < group ? head * group + item : last) * D + lane;
+            float low[PAIRS], high[PAIRS];
+#pragma unroll
+            for (int j = 0; j < PAIRS; ++j) low[j] = to_float(from[16 * j]), high[j] = to_float(from[16 * j + HALF]);
+            const bool normed = !is_value;
+            if (rotary.q_weight) {   // as a warp sums a head up
+                float squares[PAIRS];
+#pragma unroll
+                for (int j = 0; j < PAIRS; ++j) squares[j] = squares_of(low[j], high[j]);
+                float sum = PAIRS == 2 ? squares[0] + squares[1]
+                                       : (squares[0] + squares[PAIRS - 2]) + (squares[1] + squares[PAIRS - 1]);
+#pragma unroll
+                for (int d = 8; d > 0; d /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, d);
+                const float scale = rsqrtf(sum / D + rotary.eps);
+#pragma unroll
+                for (int j = 0; j < PAIRS; ++j) {
+                    const float by_low = is_key ? weights[1][2 * j] : weights[0][2 * j];
+                    const float by_high = is_key ? weights[1][2 * j + 1] : weights[0][2 * j + 1];
+                    low[j] = normed ? to_float(from_float<T>(low[j] * scale * by_low)) : low[j];
+                    high[j] = normed ? to_float(from_float<T>(high[j] * scale * by_high)) : high[j];
+                }
+            }
+            if (item >= items) continue;
             T* to = is_value ? key() + D : rows + item * STRIDE;
 #pragma unroll
-            for (int j = 0; j < MOST; ++j) {
-                const int i = lane + 32 * j;
-                const float a = x.low[j], b = x.high[j];
-                const T first = from_float<T>(is_value ? a : turned_low(a, b, cosine[j], sine[j]));
-                const T second = from_float<T>(is_value ? b : turned_high(a, b, cosine[j], sine[j]));
-                to[i] = first, to[i + HALF] = second;
-                if (is_key) keys[slot.key + i] = first, keys[slot.key + i + HALF] = second;
-                if (is_value) values[slot.value + i * BLOCK] = first, values[slot.value + (i + HALF) * BLOCK] = second;
+            for (int j = 0; j < PAIRS; ++j) {
+                const int i = lane + 16 * j;
+                const float a = low[j], b = high[j];
+                const T first_half = from_float<T>(is_value ? a : turned_low(a, b, cosine[j], sine[j]));
+                const T second_half = from_float<T>(is_value ? b : turned_high(a, b, cosine[j], sine[j]));
+                to[i] = first_half, to[i + HALF] = second_half;
+                if (is_key) keys[slot.key + i] = first_half, keys[slot.key + i + HALF] = second_half;
+                if (is_value) values[slot.value + i * BLOCK] = first_half, values[slot.value + (i + HALF) * BLOCK] = second_half;
             }
-        };
-        for (int item = warp; item < items; item += 2 * WARPS) {   // two on their way at once
-            Head<T, MOST> x = load(item), other = load(item + WARPS);
-            finish(x, item);
-            finish(other, item + WARPS);
         }
         __syncthreads();
     }
@@ -141,103 +162,68 @@ template <typename T, int D> struct Fresh {
     }
 };
 
-// Whether the splits of a sequence's key head are a cluster (compute capability 9.0).
-__device__ __forceinline__ bool in_cluster() {
-    unsigned blocks = 1;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(blocks));
-#endif
-    return blocks > 1;
-}
-
-__device__ __forceinline__ void cluster_sync() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-// The place in the shared memory of the cluster's first block that `p` has in this one.
-__device__ __forceinline__ float* of_first(float* p) {
-    uint64_t at = reinterpret_cast<uint64_t>(p);
-#if __CUDA_ARCH__ >= 900
-    asm("mapa.u64 %0, %0, 0;" : "+l"(at));
-#endif
-    return reinterpret_cast<float*>(at);
-}
-
-// Brings together what the splits have: of each (group, D) mixed values, then (group) maxima, then (group) sums.
-template <typename T, int D, typename Part>
-__device__ __forceinline__ void join(Part part, int splits, int group, T* to) {
+// Brings together what the splits have in memory, of each (group, D) mixed values, then (group) maxima, then (group) sums.
+template <typename T, int D>
+__device__ __forceinline__ void join_parts(const float* parts, int splits, int group, T* to) {
     const int stride = group * (D + 2);
+#pragma unroll 1
     for (int i = threadIdx.x; i < group * D; i += blockDim.x) {
         const int line = i / D;
         float all = -INFINITY, value = 0.f, sum = 0.f;
-        for (int s = 0; s < splits; ++s) all = fmaxf(all, part(s * stride + group * D + line));
+#pragma unroll 1
+        for (int s = 0; s < splits; ++s) all = fmaxf(all, __ldcg(parts + s * stride + group * D + line));
+#pragma unroll 1
         for (int s = 0; s < splits; ++s) {
-            const float weight = exp2f(part(s * stride + group * D + line) - all);
-            value += part(s * stride + i) * weight;
-            sum += part(s * stride + group * (D + 1) + line) * weight;
+            const float weight = exp2f(__ldcg(parts + s * stride + group * D + line) - all);
+            value += __ldcg(parts + s * stride + i) * weight;
+            sum += __ldcg(parts + s * stride + group * (D + 1) + line) * weight;
         }
         to[i] = from_float<T>(value / sum);
     }
 }
 
-// Which part of the work a block has.
-struct Part {
-    int seq, head, group, split, splits;
-    uint32_t row;
+// Results, and where splits leave theirs that are no cluster.
+template <typename T> struct Target {
+    float* partial;
+    uint32_t* arrived;
+    T* out;
 };
 
-// What its warps have, in shared memory.
-struct Results {
-    float (&maxima)[WARPS][16], (&sums)[WARPS][16];
-    float* mixed;   // (WARPS, group, D), and room for (splits, group, D + 2)
-    bool& last;
-};
-
-// Brings together what a block's warps have, and what its splits have: in the first one's shared memory, or in memory by
-// the last to arrive.
-template <typename T, int D>
+// Brings together what a block's warps have, and what its splits have: in shared memory, or in memory by the last to
+// arrive.
+template <typename T, int D, int WARPS>
 __device__ __forceinline__ void finish(
-    const Results& results, const Part& part, const Shape& shape, float* partial, uint32_t* arrived, T* out) {
-    const auto& [maxima, sums, mixed, last] = results;
+    const Joint<D, WARPS>& joint, const State<D>& state, const Part& part, const Shape& shape, const Target<T>& target) {
+    const auto& [partial, arrived, out] = target;
     const auto& [seq, head, group, split, splits, row] = part;
-    const int stride = group * (D + 2);
-    const size_t place = size_t(seq) * shape.kv_heads + head;
-    const bool close = in_cluster();
-    float* parts = close ? mixed + WARPS * group * D : partial + place * splits * stride;
-    float* mine = (close ? of_first(parts) : parts) + split * stride;
     T* to = out + (size_t(row) * shape.heads + head * group) * D;
-    if (close) cluster_sync();   // the first one's ring is no longer in use
-    for (int i = threadIdx.x; i < group * D; i += WARPS * 32) {
-        const int line = i / D;
-        float all = -INFINITY, value = 0.f, sum = 0.f;
-        for (int w = 0; w < WARPS; ++w) all = fmaxf(all, maxima[w][line]);
-        for (int w = 0; w < WARPS; ++w) {
-            const float weight = all == -INFINITY ? 0.f : exp2f(maxima[w][line] - all);
-            value += mixed[(w * group) * D + i] * weight;
-            sum += sums[w][line] * weight;
+    const bool close = joint.ranks > 1;
+    if (close) cluster_wait();   // all have begun, and have done with what is written over
+    joint.give(state);
+    if (close) joint.arrivals.wait();
+    else __syncthreads();
+    const bool whole = close || splits == 1;
+    const size_t place = size_t(seq) * shape.kv_heads + head;
+    float *parts = partial + place * splits * group * (D + 2), *mine = parts + split * group * (D + 2);
+    joint.join([&](int line, int column, float4 value, float largest, float sum) {
+        if (whole) {
+            const float by = __fdividef(1.f, sum);
+            store4(to + line * D + column, make_float4(value.x * by, value.y * by, value.z * by, value.w * by));
+            return;
         }
-        if (splits == 1) {
-            to[i] = from_float<T>(value / sum);
-        } else {
-            mine[i] = value;
-            if (i % D == 0) mine[group * D + line] = all, mine[group * (D + 1) + line] = sum;
-        }
-    }
-    if (splits == 1) return;
-    if (close) {
-        cluster_sync();
-        if (split == 0) join<T, D>([&](int at) { return parts[at]; }, splits, group, to);
-        return;
-    }
+        float* values = mine + line * D + column;   // anywhere
+        values[0] = value.x, values[1] = value.y, values[2] = value.z, values[3] = value.w;
+        if (column == 0) mine[group * D + line] = largest, mine[group * (D + 1) + line] = sum;
+    });
+    if (whole) return;
+    __shared__ bool last;
     __threadfence();
     __syncthreads();
     if (threadIdx.x == 0) last = atomicInc(arrived + place, splits - 1) == splits - 1;
     __syncthreads();
     if (!last) return;
     __threadfence();
-    join<T, D>([&](int at) { return __ldcg(parts + at); }, splits, group, to);
+    join_parts<T, D>(parts, splits, group, to);
 }
 
 // Sequences with one query row: grid (splits, kv heads, sequences), up to 16 query heads a key head. The warps and the
@@ -245,19 +231,23 @@ __device__ __forceinline__ void finish(
 // sequence, key head and split (heads, D) mixed values, then (heads) maxima, then (heads) sums; `arrived` zeros. With FRESH
 // `qkv` is a projection whose queries and keys have neither norm nor rotation, and the newest token is not yet in the
 // cache; behind the rings there is room for what is made of it.
-template <typename T, int D, int STAGES, bool FRESH>
+template <typename T, int D, int WARPS, int STAGES, bool FRESH>
 __device__ void decode_body(
-    const T* qkv, T* keys, T* values, Batch batch, Shape shape, Rotary rotary, float* partial, uint32_t* arrived, T* out) {
+    const T* qkv, T* keys, T* values, const Batch& batch, const Shape& shape, const Rotary& rotary, const Target<T>& target) {
     const int group = shape.heads / shape.kv_heads;
-    __shared__ float maxima[WARPS][16], sums[WARPS][16];
-    extern __shared__ __align__(128) uint4 rings[];   // (WARPS, STAGES) blocks, later:
-    float* mixed = reinterpret_cast<float*>(rings);   // (WARPS, group, D)
-    __shared__ bool last;
+    __shared__ uint64_t barrier;
+    extern __shared__ __align__(128) uint4 rings[];   // (WARPS, STAGES) blocks, what is new; what is joined
     release_successor();
     const int seq = blockIdx.z, head = blockIdx.y, splits = gridDim.x, split = blockIdx.x;
     const uint32_t row = batch.cu_seqlens[seq];
     if (batch.cu_seqlens[seq + 1] - row != 1) return await_predecessor();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    // What is joined has a place of its own, or that of the rings.
+    constexpr bool OVER = WARPS * STAGES > 4;
+    const Part part{seq, head, group, split, splits, row};
+    Joint<D, WARPS> joint(part, &barrier);
+    if (in_cluster() && threadIdx.x == 0) joint.arrivals.expect(joint.bytes());
+    if (in_cluster() && !OVER) cluster_arrive();
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
     const int context = batch.context_lens[seq], from = shape.window > 0 ? max(0, context - shape.window) : 0;
     const int first = from / BLOCK, count = (context + BLOCK - 1) / BLOCK - first;
     const int share = (count + splits - 1) / splits;
@@ -277,20 +267,24 @@ __device__ void decode_body(
     const int own_first = begin_block + warp, newest = first + count - 1;
     uint32_t query[D / 16][4];
     int brought = 0;
-    const Fresh<T, D> fresh{reinterpret_cast<T*>(rings + WARPS * STAGES * 2 * Copied<T, D>::UNITS), group};
+    const Fresh<T, D, WARPS> fresh{reinterpret_cast<T*>(rings + WARPS * STAGES * 2 * Copied<T, D>::UNITS), group};
     if constexpr (FRESH) {
+#pragma unroll 1
         for (; brought < STAGES; ++brought) bring(own_first + brought * WARPS);
         const bool has_newest = begin_block <= newest && newest < end_block;
         fresh.make(qkv, rotary, shape, row, head, has_newest, keys, values);
         load_query<T, D>(fresh.query(g), fresh.query(g + 8), query);
     } else {
+#pragma unroll 1
         for (; brought < STAGES && own_first + brought * WARPS < newest; ++brought) bring(own_first + brought * WARPS);
         await_predecessor();
+#pragma unroll 1
         for (; brought < STAGES; ++brought) bring(own_first + brought * WARPS);
         const T* q = qkv + (size_t(row) * (shape.heads + 2 * shape.kv_heads) + head * group) * D;
         load_query<T, D>(g < group ? q + g * D : nullptr, g + 8 < group ? q + (g + 8) * D : nullptr, query);
     }
     State<D> state;
+#pragma unroll 1
     for (int b = own_first; b < end_block; b += WARPS) {
         asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
         __syncwarp();
@@ -300,44 +294,40 @@ __device__ void decode_body(
         __syncwarp();
         bring(b + STAGES * WARPS);
     }
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-    __syncthreads();
+    const bool over = OVER || !in_cluster();
+    if (in_cluster() && OVER) cluster_arrive();
     finish_sums(state);
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        const int line = g + 8 * r;
-        if (line >= group) continue;
-        if (t == 0) maxima[warp][line] = state.largest[r], sums[warp][line] = state.sum[r];
-#pragma unroll
-        for (int d = 0; d < D / 8; ++d) {
-            float* to = mixed + (warp * group + line) * D + 8 * d + 2 * t;
-            to[0] = state.mixed[d][2 * r], to[1] = state.mixed[d][2 * r + 1];
-        }
-    }
-    __syncthreads();
-    finish<T, D>(
-        Results{maxima, sums, mixed, last}, Part{seq, head, group, split, splits, row}, shape, partial, arrived, out);
+    if (!in_cluster()) __syncthreads();
+    T* made = reinterpret_cast<T*>(rings + WARPS * STAGES * 2 * Copied<T, D>::UNITS);
+    T* behind = FRESH ? made + group * Fresh<T, D, WARPS>::STRIDE + 2 * D : made;
+    float* own = reinterpret_cast<float*>(rings + warp * 2 * Copied<T, D>::UNITS);
+    joint.place(reinterpret_cast<float*>(over ? reinterpret_cast<T*>(rings) : behind), over ? nullptr : own);
+    finish<T, D, WARPS>(joint, state, part, shape, target);
 }
 
-#define DEFINE_DECODE(T, D, STAGES)                                                                                \
-    extern "C" __global__ void __launch_bounds__(128, 4) attention_decode_##STAGES##_##D##_##T(                    \
+#define DEFINE_DECODE(T, D, WARPS, STAGES)                                                                         \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)                                           \
+    attention_decode_##WARPS##_##STAGES##_##D##_##T(                                                               \
         const T* qkv, T* keys, T* values, const uint32_t* cu_seqlens, const uint32_t* context_lens,                \
         const uint32_t* tables, int max_blocks, int num_seqs, int heads, int kv_heads, float scale, int window,    \
         float* partial, uint32_t* arrived, T* out) {                                                               \
-        decode_body<T, D, STAGES, false>(                                                                          \
+        decode_body<T, D, WARPS, STAGES, false>(                                                                   \
             qkv, keys, values, Batch{cu_seqlens, context_lens, tables, max_blocks, num_seqs},                      \
-            Shape{heads, kv_heads, scale, window}, Rotary{}, partial, arrived, out);                               \
+            Shape{heads, kv_heads, scale, window}, Rotary{}, Target<T>{partial, arrived, out});                    \
     }                                                                                                              \
-    extern "C" __global__ void __launch_bounds__(128, 4) attention_fresh_##STAGES##_##D##_##T(                     \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, 16 / WARPS)                                           \
+    attention_fresh_##WARPS##_##STAGES##_##D##_##T(                                                                \
         const T* qkv, T* keys, T* values, const uint32_t* cu_seqlens, const uint32_t* context_lens,                \
         const uint32_t* tables, int max_blocks, int num_seqs, int heads, int kv_heads, float scale, int window,    \
         const float* q_weight, const float* k_weight, float eps, const float* table, const uint32_t* positions,    \
         const uint32_t* slots, float* partial, uint32_t* arrived, T* out) {                                        \
-        decode_body<T, D, STAGES, true>(                                                                           \
+        decode_body<T, D, WARPS, STAGES, true>(                                                                    \
             qkv, keys, values, Batch{cu_seqlens, context_lens, tables, max_blocks, num_seqs},                      \
             Shape{heads, kv_heads, scale, window}, Rotary{q_weight, k_weight, eps, table, positions, slots},       \
-            partial, arrived, out);                                                                                \
+            Target<T>{partial, arrived, out});                                                                     \
     }
-#define DEFINE(T) DEFINE_DECODE(T, 64, 2) DEFINE_DECODE(T, 64, 3) DEFINE_DECODE(T, 128, 2) DEFINE_DECODE(T, 128, 3)
-DEFINE(f16) DEFINE(bf16)
-#undef DEFINE
+#define DEFINE_ALL(T, D)                                                                                           \
+    DEFINE_DECODE(T, D, 4, 1) DEFINE_DECODE(T, D, 4, 2) DEFINE_DECODE(T, D, 8, 1) DEFINE_DECODE(T, D, 8, 2)
+DEFINE_ALL(f16, 64) DEFINE_ALL(f16, 128) DEFINE_ALL(bf16, 64) DEFINE_ALL(bf16, 128)
+#undef DEFINE_ALL
+#undef DEFINE_DECODE

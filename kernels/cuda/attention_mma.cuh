@@ -54,7 +54,7 @@ __device__ __forceinline__ void weigh(
         largest = fmaxf(largest, __shfl_xor_sync(FULL_WARP, largest, 2));
         // Nothing seen yet: any finite number does.
         const float base = largest == -INFINITY ? 0.f : largest;
-        keep[r] = exp2f(state.largest[r] - base);
+        keep[r] = state.largest[r] == -INFINITY ? 1.f : exp2f(state.largest[r] - base);
         state.largest[r] = largest;
         float sum = 0.f;
 #pragma unroll

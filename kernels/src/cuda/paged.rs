@@ -121,6 +121,44 @@ impl Fresh<'_> {
     }
 }
 
+/// How the kernel for sequences with one row is laid out.
+struct DecodePlan {
+    /// Blocks that share a sequence's key head, and how many of them are a cluster.
+    splits: usize,
+    cluster: usize,
+    /// Of a block, and blocks of the cache in the ring of each.
+    warps: usize,
+    stages: usize,
+}
+
+impl DecodePlan {
+    /// Of one key head, elements of 16 bits; as attention_decode.cu lays it out.
+    fn shared_bytes(&self, (group, head_dim): (usize, usize), fresh: bool) -> usize {
+        let Self {
+            warps,
+            stages,
+            cluster,
+            ..
+        } = *self;
+        let ring = warps * stages * 2 * MMA_BLOCK * head_dim * 2;
+        // Queries, padded to different banks, a key and a value.
+        let made = if fresh {
+            (group * (head_dim + 8) + 2 * head_dim) * 2
+        } else {
+            0
+        };
+        // Of all warps of the cluster what one block joins: columns in eights, and a largest score and a sum of each line.
+        let columns = (head_dim / 8).div_ceil(cluster) * 8;
+        let joined = group * (warps * cluster * columns * 4 + MAX_CLUSTER * warps * 8);
+        let scratch = warps * group * head_dim * 4;
+        match (cluster, warps * stages) {
+            (1, _) => (ring + made).max(joined),
+            (_, 0..=4) => ring + made + joined,
+            _ => (ring + made).max(joined + scratch),
+        }
+    }
+}
+
 impl CudaBackend {
     pub(super) fn paged_mma(&self, attention: &Paged<'_>) -> Result<(), BackendError> {
         let PagedBatch { num_seqs, rows, .. } = *attention.batch;
@@ -173,35 +211,20 @@ impl CudaBackend {
         attention: &Paged<'_>,
         fresh: Option<&Fresh<'_>>,
     ) -> Result<(), BackendError> {
-        let places = attention.batch.num_seqs * attention.heads.num_kv_heads;
-        let sms = self.device.facts.num_sms;
-        // A split has a block for each warp. Joining more than a cluster costs more than it saves, unless they are long.
-        let max_blocks = attention.batch.max_blocks;
-        let most = if max_blocks > LONG_BLOCKS {
-            MAX_SPLITS
-        } else {
-            MAX_CLUSTER
-        };
-        let useful = max_blocks.div_ceil(DECODE_WARPS).min(most);
-        let splits = (sms / places.max(1))
-            .min(useful)
-            .min(MAX_PARTS / places.max(1))
-            .max(1);
-        // Few sequences leave room for the products before and after; with many, what is read here counts.
-        let stages = if 3 * places >= sms { 3 } else { 2 };
+        let plan = self.decode_plan(attention);
         let (group, head_dim) = (attention.group(), attention.heads.head_dim);
-        let size = attention.qkv.element().size();
-        let clustered = self.device.facts.capability >= (9, 0) && splits <= MAX_CLUSTER;
-        let ring = DECODE_WARPS * stages * 2 * MMA_BLOCK * head_dim * size;
-        // Queries, padded to different banks of shared memory, a key and a value.
-        let made = fresh.map_or(0, |_| (group * (head_dim + 8) + 2 * head_dim) * size);
-        let joined = (DECODE_WARPS * head_dim + splits * (head_dim + 2)) * group * 4;
         let kind = if fresh.is_some() { "fresh" } else { "decode" };
+        let (warps, stages) = (plan.warps, plan.stages);
         let launch = self
-            .mma_kernel(&format!("{kind}_{stages}"), attention)?
-            .grid(splits, attention.heads.num_kv_heads, attention.batch.num_seqs)
-            .cluster(if clustered { splits } else { 1 })
-            .shared((ring + made).max(joined));
+            .mma_kernel(&format!("{kind}_{warps}_{stages}"), attention)?
+            .grid(
+                plan.splits,
+                attention.heads.num_kv_heads,
+                attention.batch.num_seqs,
+            )
+            .cluster(plan.cluster)
+            .threads(32 * warps)
+            .shared(plan.shared_bytes((group, head_dim), fresh.is_some()));
         let launch = match fresh {
             Some(fresh) => fresh.give(launch),
             None => launch,
@@ -211,6 +234,34 @@ impl CudaBackend {
             .wide(attention.cache.arrived.address())
             .wide(attention.out.address())
             .run()
+    }
+
+    fn decode_plan(&self, attention: &Paged<'_>) -> DecodePlan {
+        let places = attention.batch.num_seqs * attention.heads.num_kv_heads;
+        let max_blocks = attention.batch.max_blocks;
+        let sms = self.device.facts.num_sms;
+        // Joining more than a cluster costs more than it saves, unless they are long.
+        let most = if max_blocks > LONG_BLOCKS {
+            MAX_SPLITS
+        } else {
+            MAX_CLUSTER
+        };
+        let plan = |warps: usize| {
+            // A split has a block for each warp.
+            let splits = (sms / places.max(1))
+                .min(max_blocks.div_ceil(warps).min(most))
+                .min(MAX_PARTS / places.max(1))
+                .max(1);
+            let clustered = self.device.facts.capability >= (9, 0) && splits <= MAX_CLUSTER;
+            DecodePlan {
+                splits,
+                warps,
+                stages: if max_blocks <= splits * warps { 1 } else { 2 },
+                cluster: if clustered { splits } else { 1 },
+            }
+        };
+        // Few sequences leave room for the products before and after; with many, what is read here counts.
+        plan(if 3 * places >= sms { 8 } else { 4 })
     }
 
     fn prefill(&self, attention: &Paged<'_>, singles: bool) -> Result<(), BackendError> {
