@@ -227,8 +227,8 @@ __device__ __forceinline__ void finish(
 }
 
 // Sequences with one query row: grid (splits, kv heads, sequences), up to 16 query heads a key head. The warps and the
-// splits share out a sequence's blocks; the last split to finish brings all together. `partial` holds for each
-// sequence, key head and split (heads, D) mixed values, then (heads) maxima, then (heads) sums; `arrived` zeros. With FRESH
+// splits share out a sequence's blocks, and join what they have. `partial` holds for each sequence, key head and split, if
+// they are no cluster, (heads, D) mixed values, then (heads) maxima, then (heads) sums; `arrived` zeros. With FRESH
 // `qkv` is a projection whose queries and keys have neither norm nor rotation, and the newest token is not yet in the
 // cache; behind the rings there is room for what is made of it.
 template <typename T, int D, int WARPS, int STAGES, bool FRESH>
@@ -271,8 +271,7 @@ __device__ void decode_body(
     if constexpr (FRESH) {
 #pragma unroll 1
         for (; brought < STAGES; ++brought) bring(own_first + brought * WARPS);
-        const bool has_newest = begin_block <= newest && newest < end_block;
-        fresh.make(qkv, rotary, shape, row, head, has_newest, keys, values);
+        fresh.make(qkv, rotary, shape, row, head, begin_block <= newest && newest < end_block, keys, values);
         load_query<T, D>(fresh.query(g), fresh.query(g + 8), query);
     } else {
 #pragma unroll 1
@@ -298,10 +297,9 @@ __device__ void decode_body(
     if (in_cluster() && OVER) cluster_arrive();
     finish_sums(state);
     if (!in_cluster()) __syncthreads();
-    T* made = reinterpret_cast<T*>(rings + WARPS * STAGES * 2 * Copied<T, D>::UNITS);
-    T* behind = FRESH ? made + group * Fresh<T, D, WARPS>::STRIDE + 2 * D : made;
-    float* own = reinterpret_cast<float*>(rings + warp * 2 * Copied<T, D>::UNITS);
-    joint.place(reinterpret_cast<float*>(over ? reinterpret_cast<T*>(rings) : behind), over ? nullptr : own);
+    float* const ring = reinterpret_cast<float*>(rings);
+    float* const behind = reinterpret_cast<float*>(FRESH ? fresh.key() + 2 * D : fresh.rows);
+    joint.place(over ? ring : behind, over ? nullptr : ring + warp * 8 * Copied<T, D>::UNITS);
     finish<T, D, WARPS>(joint, state, part, shape, target);
 }
 
