@@ -19,7 +19,7 @@ const MMA_BLOCK: usize = 16;
 const MAX_SPLITS: usize = 16;
 /// Blocks of a cluster on any device that knows them.
 const MAX_CLUSTER: usize = 8;
-/// Warps of a block of the decode kernel.
+/// Warps of a block of the kernel for sequences with one row whose sums have one order.
 const DECODE_WARPS: usize = 4;
 /// Blocks of a sequence that a warp attends to, whatever else is in the call, where sums have one order: as in
 /// attention_fixed.cu.
