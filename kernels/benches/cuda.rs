@@ -41,7 +41,7 @@ fn main() {
             bench.linear(name, &weights, (rows, n, k));
         }
         if name == "gate and up" {
-            for rows in [1, 4, 16] {
+            for rows in [1, 4, 16, 512, 2048] {
                 bench.gated(&weights, (rows, n / 2, k));
             }
         }

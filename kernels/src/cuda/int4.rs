@@ -297,7 +297,7 @@ impl CudaBackend {
     }
 
     /// The matrix in the element type, row-major, until the next one is: where it is.
-    fn dequantize(&self, weight: &CudaWeight, matrix: &Int4Matrix) -> Result<u64, BackendError> {
+    pub(super) fn dequantize(&self, weight: &CudaWeight, matrix: &Int4Matrix) -> Result<u64, BackendError> {
         let to = address(&self.scratch.dense);
         for part in &matrix.parts {
             let words = part.rows * part.chunks() * CHUNK / 8;

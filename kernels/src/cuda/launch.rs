@@ -80,6 +80,7 @@ impl Device {
             threads: 128,
             shared_bytes: 0,
             cluster: 1,
+            maps: &[],
             arguments: [0; MAX_ARGUMENTS],
             count: 0,
         })
@@ -101,12 +102,13 @@ pub(super) struct Launch<'a> {
     threads: usize,
     shared_bytes: usize,
     cluster: usize,
+    maps: &'a [sys::CUtensorMap],
     /// Each in its first bytes, as a little-endian machine lays them out.
     arguments: [u64; MAX_ARGUMENTS],
     count: usize,
 }
 
-impl Launch<'_> {
+impl<'a> Launch<'a> {
     pub(super) fn grid(mut self, x: usize, y: usize, z: usize) -> Self {
         self.grid = [x, y, z];
         self
@@ -126,6 +128,12 @@ impl Launch<'_> {
     /// Blocks, neighbours along x, that run at once and share their shared memory; 1 before Hopper.
     pub(super) fn cluster(mut self, blocks: usize) -> Self {
         self.cluster = blocks;
+        self
+    }
+
+    /// The kernel's first arguments.
+    pub(super) fn maps(mut self, maps: &'a [sys::CUtensorMap]) -> Self {
+        self.maps = maps;
         self
     }
 
@@ -153,8 +161,13 @@ impl Launch<'_> {
         self.device.bind()?;
         self.allow_shared()?;
         let mut pointers = [ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
-        for (pointer, argument) in pointers.iter_mut().zip(&mut self.arguments) {
-            *pointer = (&raw mut *argument).cast();
+        let maps = self.maps.iter().map(|map| (&raw const *map).cast_mut().cast());
+        let words = self
+            .arguments
+            .iter_mut()
+            .map(|word| (&raw mut *word).cast::<c_void>());
+        for (pointer, argument) in pointers.iter_mut().zip(maps.chain(words)) {
+            *pointer = argument;
         }
         let mut attributes = [programmatic_serialization(), cluster_of(self.cluster)];
         let config = sys::CUlaunchConfig {

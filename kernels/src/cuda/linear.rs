@@ -55,16 +55,7 @@ impl LinearOps for CudaBackend {
                 element.name()
             )));
         }
-        let product = Product {
-            x: x.address(),
-            matrix: match &weight.matrix {
-                Matrix::Dense(memory) => memory.address(),
-                Matrix::Int4(_) | Matrix::Q8(_) => 0,
-            },
-            weight,
-            bias,
-            out,
-        };
+        let product = Product::new(x, weight, bias, out);
         match &weight.matrix {
             Matrix::Dense(_) => {}
             Matrix::Int4(matrix) => return self.linear_int4(&product, matrix, rows),
@@ -95,40 +86,21 @@ impl LinearOps for CudaBackend {
         (rows, width): (usize, usize),
         (scratch, out): (&mut CudaBuffer, &mut CudaBuffer),
     ) -> Result<(), BackendError> {
-        let most = match &weight.matrix {
-            Matrix::Dense(_) | Matrix::Q8(_) => STREAM_ROWS,
-            Matrix::Int4(_) => int4_stream::STREAM_ROWS,
-        };
-        if rows <= most && weight.element != Element::F32 && weight.cols.is_multiple_of(8) {
-            if weight.rows != 2 * width {
-                return Err(shape_error(format!(
-                    "linear_silu_mul: a weight of {} rows for two times {width}",
-                    weight.rows
-                )));
-            }
-            x.check("linear_silu_mul: x", rows * weight.cols)?;
-            out.check("linear_silu_mul: out", rows * width)?;
-            if let Some(bias) = bias {
-                bias.check("linear_silu_mul: bias", 2 * width)?;
-            }
-            same_element("linear_silu_mul", x, out)?;
-            let product = |matrix| Product {
-                x: x.address(),
-                matrix,
-                weight,
-                bias,
-                out,
-            };
-            let done = match &weight.matrix {
-                Matrix::Dense(memory) => Some(self.stream(&product(memory.address()), (0, rows), true)),
-                // Other sums than those of more rows.
-                Matrix::Int4(_) if self.batch_invariant => None,
-                Matrix::Int4(matrix) => self.gated_int4(&product(0), matrix, rows),
-                Matrix::Q8(_) => None,
-            };
-            if let Some(done) = done {
-                return done;
-            }
+        if weight.rows != 2 * width {
+            return Err(shape_error(format!(
+                "linear_silu_mul: a weight of {} rows for two times {width}",
+                weight.rows
+            )));
+        }
+        x.check("linear_silu_mul: x", rows * weight.cols)?;
+        out.check("linear_silu_mul: out", rows * width)?;
+        if let Some(bias) = bias {
+            bias.check("linear_silu_mul: bias", 2 * width)?;
+        }
+        same_element("linear_silu_mul", x, out)?;
+        let product = Product::new(x, weight, bias, out);
+        if let Some(done) = self.gated(&product, rows) {
+            return done;
         }
         self.linear(x, weight, bias, rows, scratch)?;
         self.silu_mul(scratch, rows, width, out)
@@ -168,14 +140,32 @@ impl LinearOps for CudaBackend {
 /// `out (_, n) = x (_, k) . weight (n, k)^T + bias (n)`.
 pub(super) struct Product<'a> {
     pub(super) x: u64,
-    /// Where the dense matrix is.
+    /// Where the matrix is, if it is dense.
     pub(super) matrix: u64,
     pub(super) weight: &'a CudaWeight,
     pub(super) bias: Option<&'a CudaBuffer>,
     pub(super) out: &'a CudaBuffer,
 }
 
-impl Product<'_> {
+impl<'a> Product<'a> {
+    fn new(
+        x: &CudaBuffer,
+        weight: &'a CudaWeight,
+        bias: Option<&'a CudaBuffer>,
+        out: &'a CudaBuffer,
+    ) -> Self {
+        Self {
+            x: x.address(),
+            matrix: match &weight.matrix {
+                Matrix::Dense(memory) => memory.address(),
+                Matrix::Int4(_) | Matrix::Q8(_) => 0,
+            },
+            weight,
+            bias,
+            out,
+        }
+    }
+
     fn types(&self) -> String {
         format!("{}_{}", self.weight.element.name(), self.out.element().name())
     }
@@ -195,6 +185,30 @@ impl Launch<'_> {
 }
 
 impl CudaBackend {
+    /// `silu(gate) * up` by one kernel, where there is one for this weight and as many rows.
+    fn gated(&self, product: &Product<'_>, rows: usize) -> Option<Result<(), BackendError>> {
+        let weight = product.weight;
+        if weight.element == Element::F32 || !weight.cols.is_multiple_of(8) {
+            return None;
+        }
+        match &weight.matrix {
+            Matrix::Dense(_) if rows <= STREAM_ROWS => Some(self.stream(product, (0, rows), true)),
+            Matrix::Dense(_) if self.prefers_hopper(product, rows) => {
+                Some(self.gated_hopper(product, None, rows))
+            }
+            // Other sums than those of more rows.
+            Matrix::Int4(_) if self.batch_invariant => None,
+            Matrix::Int4(matrix) if rows <= int4_stream::STREAM_ROWS => {
+                self.gated_int4(product, matrix, rows)
+            }
+            Matrix::Int4(matrix) if self.prefers_hopper(product, rows) => Some(
+                self.dequantize(weight, matrix)
+                    .and_then(|dense| self.gated_hopper(product, Some(dense), rows)),
+            ),
+            Matrix::Dense(_) | Matrix::Int4(_) | Matrix::Q8(_) => None,
+        }
+    }
+
     /// Rows `first..first + rows`, at most [`STREAM_ROWS`]. With `gated`, `out` is silu of the first half times the second.
     fn stream(
         &self,

@@ -273,7 +273,7 @@ fn a_gated_product_at_four_bits_equals_its_parts() {
             let weight = twin.gpu.prepare_weight(&[gate, up]).expect("memory");
             let (bias, _) = twin.vectors(&(0..2 * width).map(|_| random.unit()).collect::<Vec<_>>());
             let bias = (case % 2 == 0).then_some(&bias);
-            for rows in [1, 3, 8, 9, 16, 17, 33, 64, 65] {
+            for rows in [1, 3, 8, 9, 16, 17, 33, 64, 65, 300] {
                 let (x, _) = twin.buffers(&twin.random(&mut random, rows * k));
                 let (mut gate_up, _) = twin.outputs(rows * 2 * width);
                 let (mut fused, _) = twin.outputs(rows * width);

@@ -19,7 +19,7 @@ pub(crate) fn format(element: Element) -> WeightFormat {
 
 /// Sums of k products in another order: each addition rounds (tensor cores cut off, at twice the size) what has been
 /// summed so far, which grows like a random walk; eight deviations.
-fn sum_error(k: usize, x: &[f32]) -> f64 {
+pub(crate) fn sum_error(k: usize, x: &[f32]) -> f64 {
     let size = x.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     // Weights are uniform in -1..1.
     8.0 * 2.0_f64.powi(-23) * (k as f64).sqrt() * size / 3.0_f64.sqrt()

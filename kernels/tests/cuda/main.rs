@@ -4,6 +4,7 @@ mod activation;
 mod attention;
 mod attention_prompts;
 mod fresh;
+mod gated_hopper;
 mod indices;
 mod int4;
 mod invariance;
