@@ -267,8 +267,8 @@ __device__ __forceinline__ void gated_body(
         GATED_BODY(T, N, STAGES, CLUSTER);                                                                         \
     }
 #define DEFINE_TILES(T)                                                                                            \
-    DEFINE(T, 256, 4, 2) DEFINE(T, 240, 4, 2) DEFINE(T, 208, 5, 2) DEFINE(T, 256, 4, 1) DEFINE(T, 240, 4, 1)           \
-    DEFINE(T, 224, 4, 1) DEFINE(T, 208, 5, 1) DEFINE(T, 160, 5, 1)
+    DEFINE(T, 256, 4, 2) DEFINE(T, 240, 4, 2) DEFINE(T, 208, 5, 2)                                                 \
+    DEFINE(T, 256, 4, 1) DEFINE(T, 224, 4, 1) DEFINE(T, 208, 5, 1) DEFINE(T, 160, 5, 1)
 DEFINE_TILES(f16) DEFINE_TILES(bf16)
 #undef DEFINE_TILES
 #undef DEFINE

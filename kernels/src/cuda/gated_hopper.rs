@@ -9,8 +9,11 @@ use crate::{
     },
 };
 
-/// Fewest rows for which this is faster than cuBLASLt and a kernel for silu.
+/// Fewest rows for which this is faster than cuBLASLt and a kernel for silu; and rows above which it is only where at least
+/// so many per cent of what multiprocessors have time for are of use, as power bounds what takes longer.
 const LEAST_ROWS: usize = 256;
+const FEW_ROWS: usize = 512;
+const USEFUL_PER_CENT: usize = 90;
 const TILE_ROWS: usize = 128;
 const THREADS: usize = 384;
 /// Tiles below one another that are made before those of the next columns.
@@ -29,12 +32,11 @@ struct Tile {
     cluster: usize,
 }
 
-const TILES: [Tile; 8] = [
+const TILES: [Tile; 7] = [
     tile(256, 4, 2),
     tile(240, 4, 2),
     tile(208, 5, 2),
     tile(256, 4, 1),
-    tile(240, 4, 1),
     tile(224, 4, 1),
     tile(208, 5, 1),
     tile(160, 5, 1),
@@ -58,11 +60,17 @@ impl Tile {
         self.stages * ((TILE_ROWS + self.columns) * TILE_COLUMNS * 2 + 16) + RESULT_BYTES
     }
 
-    /// About how long a result takes: as many turns as the busiest block has. Weights that are not shared cost a few per
-    /// cent of power, which is what bounds large products.
+    /// What a result keeps multiprocessors busy with, in hundredths of an element: as many turns as the busiest has.
     fn cost(self, shape: (usize, usize), num_sms: usize) -> usize {
         let turns = self.clusters(shape).div_ceil(num_sms / self.cluster);
-        turns * self.columns * if self.cluster == 1 { 103 } else { 100 }
+        // Weights that each block brings for itself take more power.
+        let weight = if self.cluster == 1 { 106 } else { 100 };
+        turns * num_sms * TILE_ROWS * self.columns * weight
+    }
+
+    /// Whether [`USEFUL_PER_CENT`] of that are elements of the result.
+    fn is_useful(self, shape: (usize, usize), num_sms: usize) -> bool {
+        100 * 100 * shape.0 * shape.1 >= USEFUL_PER_CENT * self.cost(shape, num_sms)
     }
 
     fn best(shape: (usize, usize), num_sms: usize) -> Self {
@@ -74,10 +82,13 @@ impl Tile {
 impl CudaBackend {
     /// Whether [`Self::gated_hopper`] makes `product`, of a 16-bit matrix.
     pub(super) fn prefers_hopper(&self, product: &Product<'_>, rows: usize) -> bool {
-        let (n, k) = (product.weight.rows / 2, product.weight.cols);
-        let fits = n.is_multiple_of(8) && k.is_multiple_of(8) && k > 0;
+        let (n, k) = (product.weight.rows, product.weight.cols);
         // No other GPU has these instructions.
-        fits && rows >= LEAST_ROWS && self.device.facts.capability == (9, 0) && !self.batch_invariant
+        let is_hopper = self.device.facts.capability == (9, 0);
+        let fits = n.is_multiple_of(16) && k.is_multiple_of(8) && k > 0 && rows >= LEAST_ROWS;
+        let num_sms = self.device.facts.num_sms;
+        let pays = || rows <= FEW_ROWS || Tile::best((rows, n), num_sms).is_useful((rows, n), num_sms);
+        is_hopper && !self.batch_invariant && fits && pays()
     }
 
     /// `silu(gate) * up` with the product's matrix, or with one that the kernel before has `written`.
@@ -138,5 +149,11 @@ mod tests {
         assert_eq!(best(1100), tile(224, 4, 1));
         assert_eq!(best(2048), tile(240, 4, 2));
         assert_eq!(best(8192), tile(256, 4, 2));
+    }
+
+    #[test]
+    fn a_product_of_many_rows_is_to_fill_its_tiles() {
+        let is_useful = |rows| Tile::best((rows, 19456), 132).is_useful((rows, 19456), 132);
+        assert_eq!([1024, 1100, 2048, 8192].map(is_useful), [true, false, true, true]);
     }
 }
