@@ -17,9 +17,10 @@ fn parse(text: &str) -> Result<Vec<ValidatedModel>, Refusals> {
 
 #[test]
 fn every_broken_manifest_is_refused_with_place_value_and_what_is_allowed() {
-    assert!(broken::CASES.len() >= 40, "{} cases", broken::CASES.len());
+    let cases = broken::cases();
+    assert!(cases.len() >= 40, "{} cases", cases.len());
     let mut wrong = Vec::new();
-    for (text, expected) in broken::CASES {
+    for (text, expected) in &cases {
         let told = match parse(text) {
             Ok(models) => format!("accepted: {models:?}"),
             Err(refusals) => refusals.to_string(),
@@ -34,7 +35,7 @@ fn every_broken_manifest_is_refused_with_place_value_and_what_is_allowed() {
         wrong.is_empty(),
         "{} of {}:\n{}",
         wrong.len(),
-        broken::CASES.len(),
+        cases.len(),
         wrong.join("\n")
     );
 }
