@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 
 use crate::{
     BatchLimits, LoadError, Model,
-    config::{GptqConfig, RawConfig, generation::Generation},
+    config::{GptqConfig, GptqRules, RawConfig, generation::Generation},
     families::Limits,
     registry::{self, FamilyConfig},
     tokenizer::{self, ChatTexts},
@@ -132,13 +132,17 @@ pub fn open(path: &Path) -> Result<Checkpoint, LoadError> {
 
 fn open_folder(folder: &Path) -> Result<Checkpoint, LoadError> {
     let raw = RawConfig::read_json(&folder.join("config.json"))?;
-    let gptq = GptqConfig::read(&raw, folder)?;
+    let rules = GptqRules::read(&raw, folder)?;
     let family = registry::probe(&raw)?;
     let tensors = safetensors::read_folder(folder)?;
     let (format, mut num_parameters) = summarize(tensors.values());
     let mut weights = format.map_or_else(|| "none".to_owned(), |format| format.to_string().to_lowercase());
-    if let Some(config) = gptq {
-        if !tensors.keys().any(|name| gptq::is_levels(name)) {
+    let gptq = match rules {
+        Some(rules) => Some(rules.of_layers(gptq::modules(tensors.keys()))?),
+        None => None,
+    };
+    if let Some(config) = &gptq {
+        if gptq::modules(tensors.keys()).next().is_none() {
             return Err(LoadError::Corrupt {
                 path: folder.to_owned(),
                 what: "quantization".to_owned(),
@@ -262,7 +266,7 @@ impl Checkpoint {
                 let tensors = tensors
                     .iter()
                     .map(|(name, tensor)| (name.clone(), tensor.clone()));
-                Weights::new(&self.path, tensors).with_gptq(*gptq)
+                Weights::new(&self.path, tensors).with_gptq(gptq.clone())
             }
             Source::Gguf(file) => {
                 let mut weights = file.weights();

@@ -120,15 +120,68 @@ fn dequantized_weights_equal_the_reference() {
 #[test]
 fn four_bits_are_as_near_as_the_rounding_of_activations() {
     for name in FIXTURES {
-        let reference = Reference::read(name);
-        let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
-        let logits = prefill(&fixture(name), &prompt);
-        let mean_square = expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32;
-        let sums = (7.0 * LAYERS as f32).sqrt();
-        let tolerance = 4.0 * sums * 3.0 / (127.0 * 12.0_f32.sqrt()) * mean_square.sqrt();
-        let difference = check_logits(name, &logits, &expected, tolerance);
-        assert!(difference > 0.0, "{name}: nothing was rounded");
+        check_four_bits(name, &fixture(name));
     }
+}
+
+/// Checks the logits of a checkpoint with the weights of fixture `name`.
+fn check_four_bits(name: &str, folder: &std::path::Path) {
+    let reference = Reference::read(name);
+    let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
+    let logits = prefill(folder, &prompt);
+    let mean_square = expected.iter().map(|x| x * x).sum::<f32>() / expected.len() as f32;
+    let sums = (7.0 * LAYERS as f32).sqrt();
+    let tolerance = 4.0 * sums * 3.0 / (127.0 * 12.0_f32.sqrt()) * mean_square.sqrt();
+    let difference = check_logits(name, &logits, &expected, tolerance);
+    assert!(difference > 0.0, "{name}: nothing was rounded");
+}
+
+/// The same weights with groups of three sizes and a layer that is not quantized.
+#[test]
+fn layers_follow_the_rules_that_the_checkpoint_has_for_them() {
+    let name = "tiny-llama-gptq-sym-g128";
+    let dense = "model.layers.1.mlp.down_proj";
+    let folder = Folder::of(name).configure(quantization(&json!({"dynamic": {
+        "-:model\\.layers\\.1\\.mlp\\.down_proj": {},
+        ".*\\.down_proj": {"group_size": 32},
+        "+:.*\\.layers\\.1\\.": {"group_size": 64, "desc_act": true},
+        "lm_head": {},
+    }})));
+    let mut tensors = read(&folder);
+    let dequantized = read(&dequantized(name));
+    tensors.retain(|name, _| !name.starts_with(dense));
+    let dense = format!("{dense}.weight");
+    tensors.insert(dense.clone(), dequantized[&dense].clone());
+    let modules: Vec<String> = tensors
+        .keys()
+        .filter_map(|name| name.strip_suffix(".qweight").map(str::to_owned))
+        .collect();
+    for module in modules {
+        if module.ends_with("down_proj") {
+            regroup(&mut tensors, &module, 32);
+        } else if module.contains("layers.1.") {
+            regroup(&mut tensors, &module, 64);
+        }
+    }
+    write(&folder, &tensors);
+    let checkpoint = open(folder.path()).expect("a checkpoint");
+    assert_eq!(checkpoint.facts().weights, "gptq int4 g128, g32, g64");
+    check_four_bits(name, folder.path());
+}
+
+/// Stores a layer with groups of 128 in smaller ones.
+fn regroup(tensors: &mut Tensors, module: &str, group_size: usize) {
+    for end in ["scales", "qzeros"] {
+        let (_, shape, bytes) = tensors.get_mut(&format!("{module}.{end}")).expect("a tensor");
+        let group_bytes = bytes.len() / shape[0];
+        let groups = bytes.chunks_exact(group_bytes);
+        *bytes = groups.flat_map(|group| group.repeat(128 / group_size)).collect();
+        shape[0] *= 128 / group_size;
+    }
+    let (_, shape, bytes) = tensors.get_mut(&format!("{module}.g_idx")).expect("a tensor");
+    *bytes = (0..shape[0])
+        .flat_map(|input| ((input / group_size) as u32).to_le_bytes())
+        .collect();
 }
 
 #[test]

@@ -10,6 +10,6 @@ pub(crate) mod rope;
 pub(crate) use self::{
     decoder::DecoderConfig,
     encoder::{EncoderConfig, Pooling},
-    gptq::GptqConfig,
+    gptq::{GptqConfig, GptqRules, Grouping},
     raw::RawConfig,
 };

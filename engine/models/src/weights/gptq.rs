@@ -19,7 +19,11 @@ use ferrum_kernels::{HostTensor, SharedBytes, WeightFormat};
 use half::{bf16, f16};
 
 use super::{RawTensor, Storage, Weights};
-use crate::{LoadError, config::GptqConfig, shard::Extent};
+use crate::{
+    LoadError,
+    config::{GptqConfig, Grouping},
+    shard::Extent,
+};
 
 /// The end of the name that says that a layer is quantized.
 const LEVELS: &str = ".qweight";
@@ -38,16 +42,16 @@ pub(crate) fn is_quantized(weights: &Weights, module: &str) -> bool {
     weights.contains(&format!("{module}{LEVELS}"))
 }
 
-/// Whether `name` is of a layer's levels.
-pub(crate) fn is_levels(name: &str) -> bool {
-    name.ends_with(LEVELS)
+/// Layers that are quantized, by what their tensors' names begin with.
+pub(crate) fn modules<'a>(names: impl Iterator<Item = &'a String>) -> impl Iterator<Item = &'a str> {
+    names.filter_map(|name| name.strip_suffix(LEVELS))
 }
 
 /// Parameters that a tensor of a quantized checkpoint stands for.
 pub(crate) fn num_parameters(name: &str, tensor: &RawTensor) -> u64 {
     let elements = tensor.num_elements() as u64;
     match (&tensor.storage, name) {
-        (_, name) if is_levels(name) => 8 * elements,
+        (_, name) if name.ends_with(LEVELS) => 8 * elements,
         (Storage::Other(_), _) => 0,
         (_, name) if name.ends_with(".scales") => 0,
         _ => elements,
@@ -55,12 +59,12 @@ pub(crate) fn num_parameters(name: &str, tensor: &RawTensor) -> u64 {
 }
 
 /// Columns that cannot be cut apart, in the layers whose dense name would end so.
-pub(crate) fn largest_block(weights: &Weights, config: GptqConfig, name_end: &str) -> usize {
-    let end = format!("{}{LEVELS}", name_end.trim_end_matches(".weight"));
-    let layers = weights.tensors.iter().filter(|(name, _)| name.ends_with(&end));
-    let blocks = layers.filter_map(|(_, entry)| {
+pub(crate) fn largest_block(weights: &Weights, config: &GptqConfig, name_end: &str) -> usize {
+    let end = name_end.trim_end_matches(".weight");
+    let blocks = weights.tensors.iter().filter_map(|(name, entry)| {
+        let module = name.strip_suffix(LEVELS).filter(|module| module.ends_with(end))?;
         let cols = 8 * entry.tensor.shape.first()?;
-        Some(format_of(config.group_size.unwrap_or(cols), cols)?.block_len())
+        Some(format_of(config.of(module).group_size.unwrap_or(cols), cols)?.block_len())
     });
     blocks.max().unwrap_or(1)
 }
@@ -68,11 +72,11 @@ pub(crate) fn largest_block(weights: &Weights, config: GptqConfig, name_end: &st
 /// Takes some rows of layer `module`, all of its columns.
 pub(crate) fn take(
     weights: &Weights,
-    config: GptqConfig,
+    grouping: Grouping,
     module: &str,
     (rows, cols): (Extent, usize),
 ) -> Result<HostTensor, LoadError> {
-    let group_size = config.group_size.unwrap_or(cols).max(1);
+    let group_size = grouping.group_size.unwrap_or(cols).max(1);
     let groups = cols.div_ceil(group_size);
     let format = format_of(group_size, cols).ok_or_else(|| {
         let name = format!("{module}{LEVELS}");
@@ -100,7 +104,7 @@ pub(crate) fn take(
         rows,
         cols,
         group_size,
-        zero_offset: config.zero_offset,
+        zero_offset: grouping.zero_offset,
         format,
     };
     let bytes = layer.to_rows();

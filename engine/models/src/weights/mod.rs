@@ -104,7 +104,7 @@ impl Weights {
 
     /// Whether any tensor is quantized.
     pub(crate) fn is_quantized(&self) -> bool {
-        if self.gptq.is_some() && self.tensors.keys().any(|name| gptq::is_levels(name)) {
+        if self.gptq.is_some() && gptq::modules(self.tensors.keys()).next().is_some() {
             return true;
         }
         let in_blocks = |storage: &Storage| matches!(storage, Storage::Known(f) if f.block_len() > 1);
@@ -126,15 +126,16 @@ impl Weights {
         });
         let grouped = self
             .gptq
+            .as_ref()
             .map_or(1, |config| gptq::largest_block(self, config, name_end));
         blocks.max().unwrap_or(1).max(grouped)
     }
 
     /// Takes a matrix `(rows, cols)`, or the part of it.
     pub(crate) fn matrix(&self, name: &str, rows: Extent, cols: Extent) -> Result<HostTensor, LoadError> {
-        let host = match (self.gptq, name.strip_suffix(".weight")) {
+        let host = match (&self.gptq, name.strip_suffix(".weight")) {
             (Some(config), Some(module)) if gptq::is_quantized(self, module) => {
-                gptq::take(self, config, module, (rows, cols.full))?
+                gptq::take(self, config.of(module), module, (rows, cols.full))?
             }
             _ => self.take(name, &[rows.full, cols.full], rows)?,
         };

@@ -26,9 +26,9 @@ fn fixture(name: &str) -> Tensors {
     read_folder(&root.join(name)).expect("a fixture")
 }
 
-fn check_every_element(name: &str, config: GptqConfig) {
+fn check_every_element(name: &str, grouping: Grouping) {
     let tensors = fixture(name);
-    let weights = Weights::new(Path::new(name), tensors.clone()).with_gptq(Some(config));
+    let weights = Weights::new(Path::new(name), tensors.clone()).with_gptq(Some(grouping.into()));
     let mut layers = 0;
     for module in tensors.keys().filter_map(|name| name.strip_suffix(LEVELS)) {
         let shape = &tensors[&format!("{module}{LEVELS}")].shape;
@@ -44,7 +44,7 @@ fn check_every_element(name: &str, config: GptqConfig) {
                     .order
                     .as_ref()
                     .map_or(column, |order| order[column] as usize);
-                let expected = element(&tensors, module, (row, input), u32::from(config.zero_offset));
+                let expected = element(&tensors, module, (row, input), u32::from(grouping.zero_offset));
                 assert!(
                     x.to_bits() == expected.to_bits(),
                     "{name} {module} [{row}, {input}]: {x}, not {expected}"
@@ -56,8 +56,8 @@ fn check_every_element(name: &str, config: GptqConfig) {
     assert_eq!(layers, 14, "{name}");
 }
 
-fn config(group_size: Option<usize>) -> GptqConfig {
-    GptqConfig {
+fn groups(group_size: Option<usize>) -> Grouping {
+    Grouping {
         group_size,
         zero_offset: 1,
     }
@@ -65,13 +65,13 @@ fn config(group_size: Option<usize>) -> GptqConfig {
 
 #[test]
 fn every_element_is_what_the_tensors_say() {
-    check_every_element("tiny-llama-gptq-sym-g128", config(Some(128)));
-    check_every_element("tiny-llama-gptq-asym-descact-g128", config(Some(128)));
-    check_every_element("tiny-qwen2-gptq-sym-g32", config(Some(32)));
-    check_every_element("tiny-qwen2-gptq-sym-g-1", config(None));
-    let second_version = GptqConfig {
+    check_every_element("tiny-llama-gptq-sym-g128", groups(Some(128)));
+    check_every_element("tiny-llama-gptq-asym-descact-g128", groups(Some(128)));
+    check_every_element("tiny-qwen2-gptq-sym-g32", groups(Some(32)));
+    check_every_element("tiny-qwen2-gptq-sym-g-1", groups(None));
+    let second_version = Grouping {
         zero_offset: 0,
-        ..config(Some(32))
+        ..groups(Some(32))
     };
     check_every_element("tiny-qwen2-gptq-sym-g32", second_version);
 }
@@ -142,7 +142,7 @@ fn a_part_of_a_layer_is_those_rows_and_columns_of_it() {
     let load = |fixture_name: &str, rows: Extent, cols: Extent| {
         let group_size = if fixture_name.ends_with("g32") { 32 } else { 128 };
         Weights::new(Path::new(fixture_name), fixture(fixture_name))
-            .with_gptq(Some(config(Some(group_size))))
+            .with_gptq(Some(groups(Some(group_size)).into()))
             .matrix(name, rows, cols)
     };
     let part = |full, start, len| Extent { full, start, len };
@@ -168,6 +168,6 @@ fn a_part_of_a_layer_is_those_rows_and_columns_of_it() {
         text.contains("tensor_parallel") && text.contains("multiples of 384"),
         "{text}"
     );
-    let weights = Weights::new(Path::new("x"), fixture(scattered)).with_gptq(Some(config(Some(128))));
+    let weights = Weights::new(Path::new("x"), fixture(scattered)).with_gptq(Some(groups(Some(128)).into()));
     assert_eq!(weights.largest_block("mlp.down_proj.weight"), 128);
 }
