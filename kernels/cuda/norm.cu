@@ -1,5 +1,6 @@
 // Row-wise normalisation: one block a row, or one warp a head. Sums are f32.
 #include "common.cuh"
+#include "deferred_norm.cuh"
 
 template <typename X, typename O>
 __device__ void rms_norm_body(const X* x, const float* weight, float eps, int width, O* out) {
@@ -109,6 +110,17 @@ __device__ void qk_norm_body(
     for (int i = lane; i < head_dim; i += 32) squares += to_float(x[i]) * to_float(x[i]);
     const float scale = rsqrtf(warp_sum(squares) / head_dim + eps);
     for (int i = lane; i < head_dim; i += 32) x[i] = from_float<X>(to_float(x[i]) * scale * weight[i]);
+}
+
+// What x (rows, width) is owed, for a product that does not pay it.
+extern "C" __global__ void pay_owed_bf16(bf16* x, const float* squares, int parts, float eps, int width) {
+    __shared__ float shared[32];
+    begin();
+    float sum = 0.f;
+    for (int i = threadIdx.x; i < parts; i += blockDim.x) sum += squares[size_t(blockIdx.x) * parts + i];
+    const float scale = rsqrtf(block_sum(sum, shared) / width + eps);
+    x += size_t(blockIdx.x) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) x[i] = from_float<bf16>(to_float(x[i]) * scale);
 }
 
 #define DEFINE(X, O)                                                                                               \

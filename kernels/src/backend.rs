@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    ops::{ActivationOps, AttentionOps, CollectiveOps, LinearOps, NormOps, PoolingOps, Rank, SamplingOps},
+    ops::{
+        ActivationOps, AttentionOps, CollectiveOps, LinearOps, NormOps, Normed, PoolingOps, Rank, SamplingOps,
+    },
     tensor::{HostTensor, WeightFormat},
 };
 
@@ -45,6 +47,11 @@ pub trait Backend:
     /// and for logits.
     fn alloc_f32(&self, len: usize) -> Result<Self::Buffer, BackendError> {
         self.alloc(len)
+    }
+
+    /// Room for the rows that a norm leaves, `(rows, width)`.
+    fn alloc_normed(&self, rows: usize, width: usize) -> Result<Normed<Self>, BackendError> {
+        Ok(Normed::new(self.alloc(rows * width)?, self.alloc(0)?))
     }
 
     /// A buffer of `len` indices, zeroed.

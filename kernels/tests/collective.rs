@@ -8,7 +8,7 @@ use std::{thread, time::Duration};
 use ferrum_kernels::{
     Backend, BackendError, HostTensor, WeightFormat,
     cpu::{CpuBackend, CpuBuffer},
-    ops::{CollectiveOps, GatheredColumns, LinearOps, NormOps, Rank},
+    ops::{CollectiveOps, GatheredColumns, LinearArguments, LinearOps, NormOps, Rank, RmsNormWeight},
 };
 use support::Random;
 
@@ -166,6 +166,58 @@ fn columns_of_all_ranks_come_together_on_the_first() {
         assert_eq!(results[0], expected[..], "{count} ranks");
         assert!(results[1..].iter().flatten().all(|&x| x == 0.0));
     }
+}
+
+#[test]
+fn a_product_its_sum_and_norm_and_the_products_after_are_their_parts() {
+    let (rows, width, k, n, eps) = (3, 40, 8, 12, 1e-5);
+    let ranks = CpuBackend::ranks(2, 1, PATIENCE);
+    let results = on_each(&ranks, |backend| {
+        let new = |len| backend.alloc(len).expect("memory");
+        let x = buffer(backend, &values(backend.rank(), rows * k));
+        let [bias, norm] = [6, 7].map(|index| buffer(backend, &values(Rank { index, count: 8 }, width)));
+        let sums = values(Rank { index: 5, count: 8 }, rows * width);
+        let (first, next) = (weight(backend, 0..width, k), weight(backend, 0..2 * n, width));
+        let shape = (rows, width);
+
+        let (mut residual, mut scratch) = (buffer(backend, &sums), new(rows * width));
+        let mut normed = backend.alloc_normed(rows, width).expect("memory");
+        let product = LinearArguments {
+            x: &x,
+            weight: &first,
+            bias: Some(&bias),
+        };
+        let with = RmsNormWeight { weight: &norm, eps };
+        backend
+            .linear_add_norm(product, with, shape, (&mut scratch, &mut residual), &mut normed)
+            .expect("a norm");
+        let (mut out, mut gate_up, mut gated) = (new(rows * 2 * n), new(rows * 2 * n), new(rows * n));
+        backend
+            .normed_linear(&mut normed, &next, None, rows, &mut out)
+            .expect("a product");
+        backend
+            .normed_linear_silu_mul(&mut normed, &next, None, (rows, n), (&mut gate_up, &mut gated))
+            .expect("a product");
+
+        let (mut other, mut whole) = (buffer(backend, &sums), new(rows * width));
+        backend
+            .linear(&x, &first, Some(&bias), rows, &mut scratch)
+            .expect("a product");
+        backend
+            .all_reduce_add_norm(&mut scratch, &mut other, &norm, eps, shape, &mut whole)
+            .expect("a norm");
+        assert_eq!((&residual[..], &normed.whole()[..]), (&other[..], &whole[..]));
+        let (mut parts, mut gated_parts) = (new(rows * 2 * n), new(rows * n));
+        backend
+            .linear(&whole, &next, None, rows, &mut parts)
+            .expect("a product");
+        backend
+            .linear_silu_mul(&whole, &next, None, (rows, n), (&mut gate_up, &mut gated_parts))
+            .expect("a product");
+        assert_eq!((&out[..], &gated[..]), (&parts[..], &gated_parts[..]));
+        out.to_vec()
+    });
+    assert_eq!(results[0], results[1], "every rank has the same bits");
 }
 
 fn failure(result: Result<(), BackendError>) -> String {

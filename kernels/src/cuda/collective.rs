@@ -12,7 +12,10 @@ use crate::{
         launch::Launch,
         norm::row_threads,
     },
-    ops::{CollectiveOps, GatheredColumns, LinearOps, NormOps, Rank},
+    ops::{
+        CollectiveOps, GatheredColumns, LinearArguments, LinearOps, NormOps, Normed, Rank, RmsNormWeight,
+        product_then_norm,
+    },
 };
 
 // As in cuda/exchange.cuh.
@@ -175,6 +178,20 @@ impl CollectiveOps for CudaBackend {
             .int(len)
             .group(member.rank, peers)
             .run()
+    }
+
+    fn linear_add_norm(
+        &self,
+        product: LinearArguments<'_, Self>,
+        norm: RmsNormWeight<'_, Self>,
+        shape: (usize, usize),
+        (scratch, residual): (&mut CudaBuffer, &mut CudaBuffer),
+        out: &mut Normed<Self>,
+    ) -> Result<(), BackendError> {
+        match self.stream_add_norm(&product, &norm, shape, residual, out) {
+            Some(done) => done,
+            None => product_then_norm(self, (product, norm), shape, (scratch, residual), out),
+        }
     }
 
     fn gathered_linear(

@@ -4,22 +4,24 @@ use crate::{
     backend::BackendError,
     cpu::shape_error,
     cuda::{
-        CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element, int4_stream,
+        CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
+        deferred::Owed,
+        int4_stream,
         launch::Launch,
         norm::{row_threads, same_element},
         weight::Matrix,
     },
-    ops::{ActivationOps, LinearOps},
+    ops::{ActivationOps, LinearArguments, LinearOps, Normed},
 };
 
 /// Rows of a product that takes as long as its weights take to be read; above, cuBLASLt is faster.
-const STREAM_ROWS: usize = 16;
+pub(super) const STREAM_ROWS: usize = 16;
 /// Of its kernel: warps, weight rows that are summed up at once, and bytes of its rings.
 const STREAM_WARPS: usize = 8;
 const STREAM_GROUP: usize = 24;
 const RING_BYTES: usize = STREAM_WARPS * 3 * STREAM_GROUP * 128;
-/// What a block takes at least, with one or two rows and with more: two products fit on a multiprocessor, but not three.
-/// (The third would find room on some multiprocessors before others, and not have one block on each.) With few rows a block
+/// What a block takes at least, with one row and with more: two products fit on a multiprocessor, but not three.
+/// (The third would find room on some multiprocessors before others, and not have one block on each.) With one row a block
 /// of attention, which lies on few multiprocessors, fits beside the two; with more it shall not, for the same reason.
 const STREAM_SHARED_BYTES: [usize; 2] = [78 << 10, 100 << 10];
 /// Of the product of many rows in the same order of sums: rows and columns of a tile, and bytes of a block's rings.
@@ -37,45 +39,7 @@ impl LinearOps for CudaBackend {
         rows: usize,
         out: &mut CudaBuffer,
     ) -> Result<(), BackendError> {
-        let CudaWeight {
-            rows: n,
-            cols: k,
-            element,
-            ..
-        } = *weight;
-        x.check("linear: x", rows * k)?;
-        out.check("linear: out", rows * n)?;
-        if let Some(bias) = bias {
-            bias.check("linear: bias", n)?;
-        }
-        if x.element() != element {
-            return Err(shape_error(format!(
-                "linear: x is {}, the weight {}",
-                x.element().name(),
-                element.name()
-            )));
-        }
-        let product = Product::new(x, weight, bias, out);
-        match &weight.matrix {
-            Matrix::Dense(_) => {}
-            Matrix::Int4(matrix) => return self.linear_int4(&product, matrix, rows),
-            Matrix::Q8(matrix) => return self.linear_q8(&product, matrix, rows),
-        }
-        if element == Element::F32 || !k.is_multiple_of(8) {
-            return self.tiled(&product, rows);
-        }
-        if self.batch_invariant && self.prefers_ordered((rows, n, k)) {
-            return self.ordered(&product, rows);
-        }
-        let matmul = self.matmul.as_ref().filter(|_| !self.batch_invariant);
-        if let Some(matmul) = matmul.filter(|_| rows > STREAM_ROWS) {
-            matmul.run(&product, rows)?;
-            return self.add_bias(&product, rows);
-        }
-        for first in (0..rows).step_by(STREAM_ROWS) {
-            self.stream(&product, (first, (rows - first).min(STREAM_ROWS)), false)?;
-        }
-        Ok(())
+        self.multiply(&LinearArguments { x, weight, bias }, Owed::NOTHING, rows, out)
     }
 
     fn linear_silu_mul(
@@ -83,27 +47,41 @@ impl LinearOps for CudaBackend {
         x: &CudaBuffer,
         weight: &CudaWeight,
         bias: Option<&CudaBuffer>,
-        (rows, width): (usize, usize),
-        (scratch, out): (&mut CudaBuffer, &mut CudaBuffer),
+        shape: (usize, usize),
+        buffers: (&mut CudaBuffer, &mut CudaBuffer),
     ) -> Result<(), BackendError> {
-        if weight.rows != 2 * width {
-            return Err(shape_error(format!(
-                "linear_silu_mul: a weight of {} rows for two times {width}",
-                weight.rows
-            )));
-        }
-        x.check("linear_silu_mul: x", rows * weight.cols)?;
-        out.check("linear_silu_mul: out", rows * width)?;
-        if let Some(bias) = bias {
-            bias.check("linear_silu_mul: bias", 2 * width)?;
-        }
-        same_element("linear_silu_mul", x, out)?;
-        let product = Product::new(x, weight, bias, out);
-        if let Some(done) = self.gated(&product, rows) {
-            return done;
-        }
-        self.linear(x, weight, bias, rows, scratch)?;
-        self.silu_mul(scratch, rows, width, out)
+        self.multiply_gated(
+            &LinearArguments { x, weight, bias },
+            Owed::NOTHING,
+            shape,
+            buffers,
+        )
+    }
+
+    fn normed_linear(
+        &self,
+        x: &mut Normed<Self>,
+        weight: &CudaWeight,
+        bias: Option<&CudaBuffer>,
+        rows: usize,
+        out: &mut CudaBuffer,
+    ) -> Result<(), BackendError> {
+        let owed = self.owed_to(x, weight, rows)?;
+        let x = &x.rows;
+        self.multiply(&LinearArguments { x, weight, bias }, owed, rows, out)
+    }
+
+    fn normed_linear_silu_mul(
+        &self,
+        x: &mut Normed<Self>,
+        weight: &CudaWeight,
+        bias: Option<&CudaBuffer>,
+        shape: (usize, usize),
+        buffers: (&mut CudaBuffer, &mut CudaBuffer),
+    ) -> Result<(), BackendError> {
+        let owed = self.owed_to(x, weight, shape.0)?;
+        let x = &x.rows;
+        self.multiply_gated(&LinearArguments { x, weight, bias }, owed, shape, buffers)
     }
 
     fn embed(
@@ -144,14 +122,15 @@ pub(super) struct Product<'a> {
     pub(super) matrix: u64,
     pub(super) weight: &'a CudaWeight,
     pub(super) bias: Option<&'a CudaBuffer>,
+    /// To x.
+    pub(super) owed: Owed,
     pub(super) out: &'a CudaBuffer,
 }
 
 impl<'a> Product<'a> {
-    fn new(
-        x: &CudaBuffer,
-        weight: &'a CudaWeight,
-        bias: Option<&'a CudaBuffer>,
+    /// Nothing is owed.
+    pub(super) fn new(
+        &LinearArguments { x, weight, bias }: &LinearArguments<'a, CudaBackend>,
         out: &'a CudaBuffer,
     ) -> Self {
         Self {
@@ -162,6 +141,7 @@ impl<'a> Product<'a> {
             },
             weight,
             bias,
+            owed: Owed::NOTHING,
             out,
         }
     }
@@ -173,7 +153,7 @@ impl<'a> Product<'a> {
 
 impl Launch<'_> {
     /// The arguments of a kernel that makes `rows` rows of `product`.
-    fn product(self, product: &Product<'_>, rows: usize) -> Self {
+    pub(super) fn product(self, product: &Product<'_>, rows: usize) -> Self {
         self.wide(product.x)
             .wide(product.matrix)
             .wide(product.bias.map_or(0, CudaBuffer::address))
@@ -185,6 +165,91 @@ impl Launch<'_> {
 }
 
 impl CudaBackend {
+    /// [`LinearOps::linear`], of rows to which something may be owed.
+    fn multiply(
+        &self,
+        product: &LinearArguments<'_, Self>,
+        owed: Owed,
+        rows: usize,
+        out: &mut CudaBuffer,
+    ) -> Result<(), BackendError> {
+        let &LinearArguments { x, weight, bias } = product;
+        let CudaWeight {
+            rows: n,
+            cols: k,
+            element,
+            ..
+        } = *weight;
+        x.check("linear: x", rows * k)?;
+        out.check("linear: out", rows * n)?;
+        if let Some(bias) = bias {
+            bias.check("linear: bias", n)?;
+        }
+        if x.element() != element {
+            return Err(shape_error(format!(
+                "linear: x is {}, the weight {}",
+                x.element().name(),
+                element.name()
+            )));
+        }
+        let product = Product {
+            owed,
+            ..Product::new(product, out)
+        };
+        match &weight.matrix {
+            Matrix::Dense(_) => {}
+            Matrix::Int4(matrix) => return self.linear_int4(&product, matrix, rows),
+            Matrix::Q8(matrix) => return self.linear_q8(&product, matrix, rows),
+        }
+        if element == Element::F32 || !k.is_multiple_of(8) {
+            return self.tiled(&product, rows);
+        }
+        if self.batch_invariant && self.prefers_ordered((rows, n, k)) {
+            return self.ordered(&product, rows);
+        }
+        let matmul = self.matmul.as_ref().filter(|_| !self.batch_invariant);
+        if let Some(matmul) = matmul.filter(|_| rows > STREAM_ROWS) {
+            matmul.run(&product, rows)?;
+            return self.add_bias(&product, rows);
+        }
+        for first in (0..rows).step_by(STREAM_ROWS) {
+            self.stream(&product, (first, (rows - first).min(STREAM_ROWS)), false)?;
+        }
+        Ok(())
+    }
+
+    /// [`LinearOps::linear_silu_mul`], of rows to which something may be owed.
+    fn multiply_gated(
+        &self,
+        product: &LinearArguments<'_, Self>,
+        owed: Owed,
+        (rows, width): (usize, usize),
+        (scratch, out): (&mut CudaBuffer, &mut CudaBuffer),
+    ) -> Result<(), BackendError> {
+        let &LinearArguments { x, weight, bias } = product;
+        if weight.rows != 2 * width {
+            return Err(shape_error(format!(
+                "linear_silu_mul: a weight of {} rows for two times {width}",
+                weight.rows
+            )));
+        }
+        x.check("linear_silu_mul: x", rows * weight.cols)?;
+        out.check("linear_silu_mul: out", rows * width)?;
+        if let Some(bias) = bias {
+            bias.check("linear_silu_mul: bias", 2 * width)?;
+        }
+        same_element("linear_silu_mul", x, out)?;
+        let whole = Product {
+            owed,
+            ..Product::new(product, out)
+        };
+        if let Some(done) = self.gated(&whole, rows) {
+            return done;
+        }
+        self.multiply(product, owed, rows, scratch)?;
+        self.silu_mul(scratch, rows, width, out)
+    }
+
     /// `silu(gate) * up` by one kernel, where there is one for this weight and as many rows.
     fn gated(&self, product: &Product<'_>, rows: usize) -> Option<Result<(), BackendError>> {
         let weight = product.weight;
@@ -210,7 +275,7 @@ impl CudaBackend {
     }
 
     /// Rows `first..first + rows`, at most [`STREAM_ROWS`]. With `gated`, `out` is silu of the first half times the second.
-    fn stream(
+    pub(super) fn stream(
         &self,
         product: &Product<'_>,
         (first, rows): (usize, usize),
@@ -219,13 +284,7 @@ impl CudaBackend {
         let k = product.weight.cols;
         let n = product.weight.rows / if gated { 2 } else { 1 };
         let kind = if gated { "gated" } else { "linear" };
-        let most = if rows <= 8 { 8 } else { 16 };
-        let shared = RING_BYTES + STREAM_WARPS * rows * STREAM_GROUP * 4;
-        self.device
-            .kernel(&format!("{kind}_stream_{most}_{}", product.types()))?
-            .grid(self.device.facts.num_sms, 1, 1)
-            .threads(STREAM_WARPS * 32)
-            .shared(shared.max(STREAM_SHARED_BYTES[usize::from(rows > 2)]))
+        self.stream_launch((kind, &product.types()), rows)?
             .wide(product.x + (first * k * product.weight.element.size()) as u64)
             .wide(product.matrix)
             .wide(product.bias.map_or(0, CudaBuffer::address))
@@ -233,7 +292,23 @@ impl CudaBackend {
             .int(n)
             .int(k)
             .wide(product.out.address() + (first * n * product.out.element().size()) as u64)
+            .owed(product.owed)
             .run()
+    }
+
+    /// Up to [`STREAM_ROWS`] rows by a kernel of linear_stream.cu.
+    pub(super) fn stream_launch(
+        &self,
+        (kind, types): (&str, &str),
+        rows: usize,
+    ) -> Result<Launch<'_>, BackendError> {
+        let most = if rows <= 8 { 8 } else { 16 };
+        let shared = RING_BYTES + STREAM_WARPS * rows * STREAM_GROUP * 4;
+        let launch = self.device.kernel(&format!("{kind}_stream_{most}_{types}"))?;
+        Ok(launch
+            .grid(self.device.facts.num_sms, 1, 1)
+            .threads(STREAM_WARPS * 32)
+            .shared(shared.max(STREAM_SHARED_BYTES[usize::from(rows > 1)])))
     }
 
     /// Whether [`Self::ordered`] is the faster of two that give the same bits: a pass over the weights for each few rows, or

@@ -12,6 +12,7 @@ mod activation;
 mod attention;
 mod buffer;
 mod collective;
+mod deferred;
 mod device;
 mod gated_hopper;
 mod group;
@@ -40,7 +41,7 @@ use std::{sync::Arc, thread, time::Duration};
 
 use crate::{
     backend::{Backend, BackendError, BackendTypes, KvDtype, KvLayout, KvPrecision, StepShape},
-    ops::Rank,
+    ops::{Normed, Rank},
     tensor::HostTensor,
 };
 
@@ -166,6 +167,13 @@ impl Backend for CudaBackend {
 
     fn alloc_f32(&self, len: usize) -> Result<CudaBuffer, BackendError> {
         CudaBuffer::alloc(&self.device, Element::F32, len, "activations")
+    }
+
+    fn alloc_normed(&self, rows: usize, width: usize) -> Result<Normed<Self>, BackendError> {
+        Ok(Normed::new(
+            self.alloc(rows * width)?,
+            self.alloc_f32(deferred::SQUARES)?,
+        ))
     }
 
     fn alloc_indices(&self, len: usize) -> Result<CudaIndices, BackendError> {

@@ -5,7 +5,7 @@
 
 use crate::{
     backend::{BackendError, BackendTypes},
-    ops::{LinearOps, NormOps},
+    ops::{LinearArguments, LinearOps, NormOps, Normed, RmsNormWeight},
 };
 
 /// One of the devices that share a model.
@@ -64,6 +64,19 @@ pub trait CollectiveOps: BackendTypes + LinearOps + NormOps {
         Ok(())
     }
 
+    /// `residual += ` the sum of every rank's `x . weight^T + bias`, then `out = rms_norm(residual)`, what it multiplies rows by
+    /// perhaps owed: x `(rows, k)`, weight `(width, k)`, bias `(width)`, scratch, residual, out `(rows, width)`.
+    fn linear_add_norm(
+        &self,
+        product: LinearArguments<'_, Self>,
+        norm: RmsNormWeight<'_, Self>,
+        shape: (usize, usize),
+        (scratch, residual): (&mut Self::Buffer, &mut Self::Buffer),
+        out: &mut Normed<Self>,
+    ) -> Result<(), BackendError> {
+        product_then_norm(self, (product, norm), shape, (scratch, residual), out)
+    }
+
     /// `out = x . weight^T` on rank 0, of which every rank has some rows of the weight: x `(rows, k)`, weight
     /// `(own columns, k)`, out `(rows, total)`. Other ranks' `out` is left alone.
     fn gathered_linear(
@@ -77,4 +90,16 @@ pub trait CollectiveOps: BackendTypes + LinearOps + NormOps {
         let _ = columns;
         self.linear(x, weight, None, rows, out)
     }
+}
+
+/// [`CollectiveOps::linear_add_norm`] by its parts.
+pub(crate) fn product_then_norm<B: CollectiveOps + ?Sized>(
+    backend: &B,
+    (product, norm): (LinearArguments<'_, B>, RmsNormWeight<'_, B>),
+    shape: (usize, usize),
+    (scratch, residual): (&mut B::Buffer, &mut B::Buffer),
+    out: &mut Normed<B>,
+) -> Result<(), BackendError> {
+    backend.linear(product.x, product.weight, product.bias, shape.0, scratch)?;
+    backend.all_reduce_add_norm(scratch, residual, norm.weight, norm.eps, shape, out.whole())
 }

@@ -15,8 +15,12 @@ pub(crate) use attention::write_then_attend;
 pub use attention::{
     AttentionMask, AttentionOps, CacheSlots, HeadLayout, PagedBatch, PagedView, QkNormWeights, RotaryStep,
 };
+#[cfg(feature = "cuda")]
+pub(crate) use collective::product_then_norm;
 pub use collective::{CollectiveOps, GatheredColumns, Rank};
-pub use linear::LinearOps;
-pub use norm::NormOps;
+pub use linear::{LinearArguments, LinearOps};
+#[cfg(feature = "cuda")]
+pub(crate) use norm::OwedScale;
+pub use norm::{NormOps, Normed, RmsNormWeight};
 pub use pooling::PoolingOps;
 pub use sampling::{KNOWN, SampleRow, SamplingOps, TokenLogprobs};

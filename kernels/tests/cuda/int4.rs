@@ -41,7 +41,7 @@ pub(crate) fn shuffled(random: &mut Random, tensor: HostTensor) -> HostTensor {
 }
 
 /// The rows of all parts in the order of the inputs.
-fn dense_rows(parts: &[HostTensor]) -> Vec<f32> {
+pub(crate) fn dense_rows(parts: &[HostTensor]) -> Vec<f32> {
     let mut rows = Vec::new();
     for part in parts {
         for row in 0..part.rows {
@@ -57,7 +57,7 @@ fn dense_rows(parts: &[HostTensor]) -> Vec<f32> {
     rows
 }
 
-fn size(values: &[f32]) -> f64 {
+pub(crate) fn size(values: &[f32]) -> f64 {
     values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt()
 }
 

@@ -3,6 +3,7 @@
 mod activation;
 mod attention;
 mod attention_prompts;
+mod deferred;
 mod fresh;
 mod gated_hopper;
 mod indices;

@@ -3,7 +3,7 @@ use ferrum_kernels::{
     ops::{CacheSlots, HeadLayout, PagedView, QkNormWeights, RotaryStep},
 };
 
-use super::Linear;
+use super::{Hidden, Linear, RmsNorm};
 use crate::{
     ForwardBatch, LoadError, config::DecoderConfig, shard::DecoderShard, weights::loader::WeightLoader,
 };
@@ -58,19 +58,20 @@ impl<B: Backend> PagedAttention<B> {
         })
     }
 
-    /// x, out `(rows, hidden)`, out to be summed over ranks; scratch qkv `(rows, qkv_width)` and attended `(rows, q_width)`.
+    /// Between the norms of its input and of the next block's; scratch qkv `(rows, qkv_width)` and attended `(rows, q_width)`.
     pub(crate) fn forward(
         &self,
         backend: &B,
         step: &PagedStep<'_, B>,
         cache: &mut B::KvCache,
-        (x, out): (&B::Buffer, &mut B::Buffer),
+        (hidden, next): (&mut Hidden<B>, &RmsNorm<B>),
         (qkv, attended): (&mut B::Buffer, &mut B::Buffer),
     ) -> Result<(), BackendError> {
         let batch = step.batch;
         let rows = batch.num_tokens;
         let heads = self.heads;
-        self.qkv_proj.forward(backend, x, rows, qkv)?;
+        self.qkv_proj
+            .normed_forward(backend, &mut hidden.normed, rows, qkv)?;
         let norm = self.qk_norm.as_ref().map(|norm| QkNormWeights {
             q: &norm.q,
             k: &norm.k,
@@ -92,7 +93,8 @@ impl<B: Backend> PagedAttention<B> {
             window: self.window,
         };
         backend.norm_rope_attention(qkv, heads, norm, rotary, to, seen, attended)?;
-        self.o_proj.forward(backend, attended, rows, out)
+        self.o_proj
+            .add_forward(backend, attended, rows, hidden, Some(next))
     }
 }
 

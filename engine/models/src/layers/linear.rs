@@ -1,5 +1,9 @@
-use ferrum_kernels::{Backend, BackendError};
+use ferrum_kernels::{
+    Backend, BackendError,
+    ops::{LinearArguments, Normed},
+};
 
+use super::{Hidden, RmsNorm};
 use crate::{LoadError, shard::Extent, weights::loader::WeightLoader};
 
 /// A linear layer, possibly several fused along their outputs.
@@ -48,14 +52,45 @@ impl<B: Backend> Linear<B> {
         backend.linear(x, &self.weight, self.bias.as_ref(), rows, out)
     }
 
+    /// As [`Self::forward`], of rows that a norm has left.
+    pub(crate) fn normed_forward(
+        &self,
+        backend: &B,
+        x: &mut Normed<B>,
+        rows: usize,
+        out: &mut B::Buffer,
+    ) -> Result<(), BackendError> {
+        backend.normed_linear(x, &self.weight, self.bias.as_ref(), rows, out)
+    }
+
+    /// Ends a block: its product with x `(rows, cols)` is added to `hidden`, and normed if a block with `norm` follows.
+    pub(crate) fn add_forward(
+        &self,
+        backend: &B,
+        x: &B::Buffer,
+        rows: usize,
+        hidden: &mut Hidden<B>,
+        norm: Option<&RmsNorm<B>>,
+    ) -> Result<(), BackendError> {
+        let Some(norm) = norm else {
+            return self.forward(backend, x, rows, &mut hidden.added);
+        };
+        let product = LinearArguments {
+            x,
+            weight: &self.weight,
+            bias: self.bias.as_ref(),
+        };
+        hidden.add(backend, product, rows, norm)
+    }
+
     /// `out = silu(gate) * up` of its two halves: x `(rows, cols)`, scratch `(rows, 2 * width)`, out `(rows, width)`.
     pub(crate) fn silu_mul_forward(
         &self,
         backend: &B,
-        x: &B::Buffer,
+        x: &mut Normed<B>,
         shape: (usize, usize),
-        (scratch, out): (&mut B::Buffer, &mut B::Buffer),
+        buffers: (&mut B::Buffer, &mut B::Buffer),
     ) -> Result<(), BackendError> {
-        backend.linear_silu_mul(x, &self.weight, self.bias.as_ref(), shape, (scratch, out))
+        backend.normed_linear_silu_mul(x, &self.weight, self.bias.as_ref(), shape, buffers)
     }
 }

@@ -1,6 +1,6 @@
 use ferrum_kernels::{Backend, BackendError};
 
-use super::Linear;
+use super::{Hidden, Linear, RmsNorm};
 use crate::{LoadError, shard::Extent, weights::loader::WeightLoader};
 
 /// `down(silu(gate(x)) * up(x))`, gate and up fused; of a rank's own inner elements.
@@ -32,19 +32,19 @@ impl<B: Backend> GatedMlp<B> {
         })
     }
 
-    /// x, out `(rows, hidden)`, out to be summed over ranks; scratch `(rows, 2 * intermediate)` and `(rows, intermediate)`.
+    /// Between the norms of its input and of the next block's, if one follows; scratch `(rows, 2 * intermediate)` and
+    /// `(rows, intermediate)`.
     pub(crate) fn forward(
         &self,
         backend: &B,
-        x: &B::Buffer,
         rows: usize,
-        scratch: (&mut B::Buffer, &mut B::Buffer),
-        out: &mut B::Buffer,
+        (hidden, next): (&mut Hidden<B>, Option<&RmsNorm<B>>),
+        (gate_up, activated): (&mut B::Buffer, &mut B::Buffer),
     ) -> Result<(), BackendError> {
-        let (gate_up, activated) = scratch;
         let shape = (rows, self.intermediate_size);
+        let scratch = (gate_up, &mut *activated);
         self.gate_up_proj
-            .silu_mul_forward(backend, x, shape, (gate_up, &mut *activated))?;
-        self.down_proj.forward(backend, activated, rows, out)
+            .silu_mul_forward(backend, &mut hidden.normed, shape, scratch)?;
+        self.down_proj.add_forward(backend, activated, rows, hidden, next)
     }
 }

@@ -11,6 +11,6 @@ pub(crate) use self::{
     attention::{PagedAttention, PagedStep},
     linear::Linear,
     mlp::GatedMlp,
-    norm::{LayerNorm, RmsNorm},
+    norm::{Hidden, LayerNorm, RmsNorm},
     rotary::build_rotary_table,
 };

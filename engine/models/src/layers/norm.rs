@@ -1,4 +1,7 @@
-use ferrum_kernels::{Backend, BackendError};
+use ferrum_kernels::{
+    Backend, BackendError,
+    ops::{LinearArguments, Normed, RmsNormWeight},
+};
 
 use crate::{LoadError, weights::loader::WeightLoader};
 
@@ -30,9 +33,9 @@ impl<B: Backend> RmsNorm<B> {
         backend: &B,
         x: &B::Buffer,
         rows: usize,
-        out: &mut B::Buffer,
+        out: &mut Normed<B>,
     ) -> Result<(), BackendError> {
-        backend.rms_norm(x, &self.weight, self.eps, (rows, self.width), out)
+        backend.rms_norm(x, &self.weight, self.eps, (rows, self.width), out.whole())
     }
 
     /// `residual += x`, summed over ranks, then the norm of it; all `(rows, width)`.
@@ -45,6 +48,41 @@ impl<B: Backend> RmsNorm<B> {
         out: &mut B::Buffer,
     ) -> Result<(), BackendError> {
         backend.all_reduce_add_norm(x, residual, &self.weight, self.eps, (rows, self.width), out)
+    }
+}
+
+/// What the blocks of a decoder pass on, each `(rows, width)`.
+pub(crate) struct Hidden<B: Backend> {
+    /// What all blocks so far have added up to, once the last one's is added.
+    pub(crate) residual: B::Buffer,
+    /// The next block's input.
+    pub(crate) normed: Normed<B>,
+    /// What the last block adds, where no norm follows; else of no meaning.
+    pub(crate) added: B::Buffer,
+}
+
+impl<B: Backend> Hidden<B> {
+    pub(crate) fn alloc(loader: &WeightLoader<'_, B>, rows: usize, width: usize) -> Result<Self, LoadError> {
+        let what = "activations";
+        Ok(Self {
+            residual: loader.alloc_f32(what, rows * width)?,
+            normed: loader.alloc_normed(what, rows, width)?,
+            added: loader.alloc(what, rows * width)?,
+        })
+    }
+
+    /// Adds a block's last product, summed over ranks, and makes the next block's input with `norm`.
+    pub(crate) fn add(
+        &mut self,
+        backend: &B,
+        product: LinearArguments<'_, B>,
+        rows: usize,
+        norm: &RmsNorm<B>,
+    ) -> Result<(), BackendError> {
+        let RmsNorm { weight, width, eps } = norm;
+        let (buffers, eps) = ((&mut self.added, &mut self.residual), *eps);
+        let norm = RmsNormWeight { weight, eps };
+        backend.linear_add_norm(product, norm, (rows, *width), buffers, &mut self.normed)
     }
 }
 

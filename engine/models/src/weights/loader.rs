@@ -4,6 +4,7 @@ use ferrum_engine::{Dtype, OutputLayer};
 use ferrum_kernels::{
     Backend, BackendError,
     backend::{KvDtype, KvPrecision},
+    ops::Normed,
 };
 
 use super::{
@@ -102,6 +103,13 @@ impl<'a, B: Backend> WeightLoader<'a, B> {
     pub(crate) fn alloc_f32(&self, what: &str, len: usize) -> Result<B::Buffer, LoadError> {
         self.backend
             .alloc_f32(len)
+            .map_err(|source| self.failed(what, source))
+    }
+
+    /// As [`Self::alloc`], for what a norm leaves.
+    pub(crate) fn alloc_normed(&self, what: &str, rows: usize, width: usize) -> Result<Normed<B>, LoadError> {
+        self.backend
+            .alloc_normed(rows, width)
             .map_err(|source| self.failed(what, source))
     }
 

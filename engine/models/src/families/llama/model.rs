@@ -10,7 +10,7 @@ use super::{Limits, scratch::Scratch};
 use crate::{
     BatchLimits, CausalLm, ForwardBatch, LoadError,
     config::DecoderConfig,
-    layers::{GatedMlp, PagedAttention, PagedStep, RmsNorm, build_rotary_table},
+    layers::{GatedMlp, Hidden, PagedAttention, PagedStep, RmsNorm, build_rotary_table},
     shard::{DecoderShard, Extent},
     weights::loader::WeightLoader,
 };
@@ -129,21 +129,21 @@ impl<B: Backend> CausalLm<B> for LlamaModel<B> {
             rotary_table: &self.rotary_table,
         };
         let (s, rows) = (&mut self.scratch, batch.num_tokens);
-        backend.embed(&self.embed_tokens, &batch.ids, rows, &mut s.residual)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let norm = &layer.input_layernorm;
-            match i {
-                0 => norm.forward(backend, &s.residual, rows, &mut s.normed)?,
-                _ => norm.add_forward(backend, &mut s.block_out, &mut s.residual, rows, &mut s.normed)?,
-            }
-            let (qkv, block) = ((&mut s.qkv, &mut s.attended), (&s.normed, &mut s.block_out));
-            layer.self_attn.forward(backend, &step, cache, block, qkv)?;
-            let norm = &layer.post_attention_layernorm;
-            norm.add_forward(backend, &mut s.block_out, &mut s.residual, rows, &mut s.normed)?;
-            let gate_up = (&mut s.gate_up, &mut s.activated);
+        let hidden = &mut s.hidden;
+        backend.embed(&self.embed_tokens, &batch.ids, rows, &mut hidden.residual)?;
+        let mut layers = self.layers.iter().peekable();
+        if let Some(first) = layers.peek() {
+            let norm = &first.input_layernorm;
+            norm.forward(backend, &hidden.residual, rows, &mut hidden.normed)?;
+        }
+        while let Some(layer) = layers.next() {
+            let (qkv, next) = ((&mut s.qkv, &mut s.attended), &layer.post_attention_layernorm);
             layer
-                .mlp
-                .forward(backend, &s.normed, rows, gate_up, &mut s.block_out)?;
+                .self_attn
+                .forward(backend, &step, cache, (hidden, next), qkv)?;
+            let (gate_up, next) = ((&mut s.gate_up, &mut s.activated), layers.peek());
+            let next = next.map(|layer| &layer.input_layernorm);
+            layer.mlp.forward(backend, rows, (hidden, next), gate_up)?;
         }
         self.project_last(backend, batch)
     }
@@ -158,8 +158,9 @@ impl<B: Backend> LlamaModel<B> {
     fn project_last(&mut self, backend: &B, batch: &ForwardBatch<B>) -> Result<&B::Buffer, BackendError> {
         let (s, last, hidden) = (&mut self.scratch, batch.num_logit_rows, self.config.hidden_size);
         if last > 0 {
-            backend.gather_rows(&s.residual, &batch.logit_rows, last, hidden, &mut s.last_residual)?;
-            backend.gather_rows(&s.block_out, &batch.logit_rows, last, hidden, &mut s.last_out)?;
+            let (of, Hidden { residual, added, .. }) = (&batch.logit_rows, &s.hidden);
+            backend.gather_rows(residual, of, last, hidden, &mut s.last_residual)?;
+            backend.gather_rows(added, of, last, hidden, &mut s.last_out)?;
             self.norm.add_forward(
                 backend,
                 &mut s.last_out,

@@ -3,15 +3,14 @@
 use ferrum_kernels::Backend;
 
 use crate::{
-    BatchLimits, LoadError, config::DecoderConfig, shard::DecoderShard, weights::loader::WeightLoader,
+    BatchLimits, LoadError, config::DecoderConfig, layers::Hidden, shard::DecoderShard,
+    weights::loader::WeightLoader,
 };
 
 /// Activations of one step; `rows` is the step's tokens, `last` the rows whose logits are wanted. Heads and
 /// inner elements are the rank's own.
 pub(super) struct Scratch<B: Backend> {
-    pub(super) residual: B::Buffer,      // (rows, hidden)
-    pub(super) normed: B::Buffer,        // (rows, hidden)
-    pub(super) block_out: B::Buffer,     // (rows, hidden)
+    pub(super) hidden: Hidden<B>,        // (rows, hidden)
     pub(super) qkv: B::Buffer,           // (rows, qkv_width)
     pub(super) attended: B::Buffer,      // (rows, q_width)
     pub(super) gate_up: B::Buffer,       // (rows, 2 * intermediate)
@@ -36,9 +35,7 @@ impl<B: Backend> Scratch<B> {
         let rank = loader.backend.rank();
         let logits_of = |width: usize, here: bool| sums(if here { limits.max_num_seqs } else { 0 }, width);
         Ok(Self {
-            residual: sums(limits.max_num_batched_tokens, hidden)?,
-            normed: rows(hidden)?,
-            block_out: rows(hidden)?,
+            hidden: Hidden::alloc(loader, limits.max_num_batched_tokens, hidden)?,
             qkv: rows(shard.heads.qkv_width())?,
             attended: rows(shard.heads.q_width())?,
             gate_up: rows(2 * intermediate)?,

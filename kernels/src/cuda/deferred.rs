@@ -1,0 +1,122 @@
+//! RMS norms between two products that have no kernel of their own: `cuda/deferred_norm.cuh`.
+
+use crate::{
+    backend::BackendError,
+    cuda::{
+        CudaBackend, CudaBuffer, CudaWeight, Element,
+        launch::Launch,
+        linear::{Product, STREAM_ROWS},
+        norm::row_threads,
+        weight::Matrix,
+    },
+    ops::{LinearArguments, Normed, OwedScale, RmsNormWeight},
+};
+
+/// Most sums of squares of a row.
+const MOST_PARTS: usize = 160;
+/// Elements of [`Normed`]'s squares.
+pub(super) const SQUARES: usize = STREAM_ROWS * MOST_PARTS;
+
+/// What each row of a product's x is still to be multiplied by.
+#[derive(Clone, Copy)]
+pub(super) struct Owed {
+    /// Where the sums of squares are; 0: nothing is owed.
+    pub(super) squares: u64,
+    pub(super) parts: usize,
+    pub(super) eps: f32,
+}
+
+impl Owed {
+    pub(super) const NOTHING: Self = Self {
+        squares: 0,
+        parts: 0,
+        eps: 0.0,
+    };
+}
+
+impl Launch<'_> {
+    /// The members of `struct Owed`.
+    pub(super) fn owed(self, owed: Owed) -> Self {
+        self.wide(owed.squares).int(owed.parts).float(owed.eps)
+    }
+}
+
+impl CudaBackend {
+    /// What the product of `x` with `weight` has to pay; paid here and now if it has no kernel for that.
+    pub(super) fn owed_to(
+        &self,
+        x: &mut Normed<Self>,
+        weight: &CudaWeight,
+        rows: usize,
+    ) -> Result<Owed, BackendError> {
+        let Some(OwedScale { parts, eps }) = x.owed else {
+            return Ok(Owed::NOTHING);
+        };
+        x.squares.check("what a norm has left: squares", rows * parts)?;
+        x.rows.check("what a norm has left: rows", rows * weight.cols)?;
+        let owed = Owed {
+            squares: x.squares.address(),
+            parts,
+            eps,
+        };
+        if self.pays(weight, rows) {
+            return Ok(owed);
+        }
+        self.device
+            .kernel(&format!("pay_owed_{}", x.rows.element().name()))?
+            .grid(rows, 1, 1)
+            .threads(row_threads(weight.cols))
+            .wide(x.rows.address())
+            .owed(owed)
+            .int(weight.cols)
+            .run()?;
+        x.owed = None;
+        Ok(Owed::NOTHING)
+    }
+
+    /// Whether products with `weight` pay, and may leave a norm unpaid: without it the elements of x have the residual's
+    /// size, for which half precision has no room.
+    fn pays(&self, weight: &CudaWeight, rows: usize) -> bool {
+        let dense = matches!(weight.matrix, Matrix::Dense(_)) && weight.cols.is_multiple_of(8);
+        dense && rows <= STREAM_ROWS && weight.element == Element::Bf16 && !self.batch_invariant
+    }
+
+    /// The product added to the residual and its norm up to the scale of each row, if there is a kernel for that: `None` if not.
+    pub(super) fn stream_add_norm(
+        &self,
+        product: &LinearArguments<'_, Self>,
+        norm: &RmsNormWeight<'_, Self>,
+        (rows, width): (usize, usize),
+        residual: &mut CudaBuffer,
+        out: &mut Normed<Self>,
+    ) -> Option<Result<(), BackendError>> {
+        let LinearArguments { x, weight, bias } = *product;
+        let elements = [x.element(), out.rows.element()] == [Element::Bf16; 2]
+            && [residual.element(), norm.weight.element()] == [Element::F32; 2];
+        if self.member.is_some() || !elements || weight.rows != width || !self.pays(weight, rows) {
+            return None;
+        }
+        let parts = self.device.facts.num_sms;
+        if rows > out.squares.rows_of(parts) {
+            return None;
+        }
+        let run = || {
+            let what = "linear_add_norm";
+            x.check(what, rows * weight.cols)?;
+            residual.check(what, rows * width)?;
+            norm.weight.check(what, width)?;
+            out.rows.check(what, rows * width)?;
+            bias.map_or(Ok(()), |bias| bias.check(what, width))?;
+            let product = Product::new(product, &out.rows);
+            self.stream_launch(("added", Element::Bf16.name()), rows)?
+                .product(&product, rows)
+                .wide(residual.address())
+                .wide(norm.weight.address())
+                .wide(out.squares.address())
+                .run()
+        };
+        Some(run().map(|()| {
+            out.owed = Some(OwedScale { parts, eps: norm.eps });
+        }))
+    }
+}
