@@ -37,11 +37,14 @@ fn main() {
         ("vocabulary", 151_936, 2560),
     ] {
         let weights = bench.weights(n, k);
-        for rows in [1, 4, 16, 64, 2048].into_iter().filter(|rows| rows * n < 1 << 27) {
+        for rows in [1, 4, 16, 32, 64, 2048]
+            .into_iter()
+            .filter(|rows| rows * n < 1 << 27)
+        {
             bench.linear(name, &weights, (rows, n, k));
         }
         if name == "gate and up" {
-            for rows in [1, 4, 16, 512, 2048] {
+            for rows in [1, 4, 16, 32, 64, 512, 2048] {
                 bench.gated(&weights, (rows, n / 2, k));
             }
         }

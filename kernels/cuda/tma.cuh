@@ -26,16 +26,42 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
+// Its halves, by any threads.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+// What this block has at `at`, in block `rank` of the cluster.
+__device__ __forceinline__ uint32_t in_block(uint32_t at, uint32_t rank) {
+    uint32_t there;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
+    return there;
+}
+// Writes there.
+__device__ __forceinline__ void give(uint32_t there, float a, float b) {
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(a), "f"(b) : "memory");
+}
 // Barriers that this thread has made become visible to copies, and to the cluster.
 __device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
 
+// Has a map fetched before it is used.
+__device__ __forceinline__ void fetch_map(const CUtensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
 // The box of `map` at (column, row), to `to`; `barrier` counts its bytes. What lies outside of the matrix is zero.
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
                      "r"(to), "l"(&map), "r"(column), "r"(row), "r"(barrier)
                  : "memory");
 }
-// The same, to both blocks of a cluster of two, at the same address and counted by the same barrier there.
+// Which lines the second-level cache gives up first.
+enum class Keep : uint64_t { SHORT = 0x12F0000000000000, LONG = 0x14F0000000000000 };
+// The same, with a word to that cache.
+template <Keep KEEP>
+__device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+                 " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(KEEP)
+                 : "memory");
+}
+// The same as the first, to both blocks of a cluster of two, at the same address and counted by the same barrier there.
 __device__ __forceinline__ void copy_box_to_both(uint32_t to, const CUtensorMap& map, int column, int row, uint32_t barrier) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
                  "[%1, {%2, %3}], [%4], %5;" ::"r"(to), "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(uint16_t(3))

@@ -14,7 +14,7 @@ use crate::{
     ops::{ActivationOps, LinearArguments, LinearOps, Normed},
 };
 
-/// Rows of a product that takes as long as its weights take to be read; above, cuBLASLt is faster.
+/// Rows of a product that takes as long as its weights take to be read; above, that of few rows is faster, or cuBLASLt.
 pub(super) const STREAM_ROWS: usize = 16;
 /// Of its kernel: warps, weight rows that are summed up at once, and bytes of its rings.
 const STREAM_WARPS: usize = 8;
@@ -146,7 +146,7 @@ impl<'a> Product<'a> {
         }
     }
 
-    fn types(&self) -> String {
+    pub(super) fn types(&self) -> String {
         format!("{}_{}", self.weight.element.name(), self.out.element().name())
     }
 }
@@ -207,6 +207,9 @@ impl CudaBackend {
         if self.batch_invariant && self.prefers_ordered((rows, n, k)) {
             return self.ordered(&product, rows);
         }
+        if let Some(done) = self.linear_few(&product, rows, false) {
+            return done;
+        }
         let matmul = self.matmul.as_ref().filter(|_| !self.batch_invariant);
         if let Some(matmul) = matmul.filter(|_| rows > STREAM_ROWS) {
             matmul.run(&product, rows)?;
@@ -261,6 +264,7 @@ impl CudaBackend {
             Matrix::Dense(_) if self.prefers_hopper(product, rows) => {
                 Some(self.gated_hopper(product, None, rows))
             }
+            Matrix::Dense(_) => self.linear_few(product, rows, true),
             // Other sums than those of more rows.
             Matrix::Int4(_) if self.batch_invariant => None,
             Matrix::Int4(matrix) if rows <= int4_stream::STREAM_ROWS => {
@@ -270,7 +274,7 @@ impl CudaBackend {
                 self.dequantize(weight, matrix)
                     .and_then(|dense| self.gated_hopper(product, Some(dense), rows)),
             ),
-            Matrix::Dense(_) | Matrix::Int4(_) | Matrix::Q8(_) => None,
+            Matrix::Int4(_) | Matrix::Q8(_) => None,
         }
     }
 

@@ -14,6 +14,7 @@ mod buffer;
 mod collective;
 mod deferred;
 mod device;
+mod few;
 mod gated_hopper;
 mod group;
 mod int4;

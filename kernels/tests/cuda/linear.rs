@@ -193,7 +193,7 @@ fn a_gated_product_has_the_bits_of_its_parts() {
             let bias = (0..2 * width).map(|_| random.unit()).collect::<Vec<_>>();
             let (bias, _) = twin.vectors(&bias);
             let bias = (case % 2 == 0).then_some(&bias);
-            for rows in [1, 3, 8, 9, 16, 17] {
+            for rows in [1, 3, 8, 9, 16] {
                 let (x, _) = twin.buffers(&twin.random(&mut random, rows * k));
                 let (mut gate_up, _) = twin.outputs(rows * 2 * width);
                 let (mut parts, _) = twin.outputs(rows * width);
@@ -208,6 +208,86 @@ fn a_gated_product_has_the_bits_of_its_parts() {
                 let (parts, fused) = (twin.read(&parts, rows * width), twin.read(&fused, rows * width));
                 assert!(fused.iter().all(|y| y.is_finite()), "{rows} rows, {width} x {k}");
                 assert_eq!(fused, parts, "{}, {rows} rows, {width} x {k}", element.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn batches_of_up_to_64_rows_equal_the_cpu_at_the_shapes_of_models() {
+    // Those of Qwen3-4B, Qwen3-0.6B, halves of them, SmolLM2-135M, Llama 8B, and odd ones.
+    let shapes = [
+        (6144, 2560),
+        (2560, 4096),
+        (2560, 9728),
+        (3072, 2560),
+        (2560, 4864),
+        (1024, 2048),
+        (1024, 3072),
+        (960, 576),
+        (4096, 14336),
+        (1, 8),
+        (33, 72),
+        (129, 136),
+        (2562, 1096),
+    ];
+    for element in [Element::F16, Element::Bf16] {
+        let twin = Twin::new(element);
+        let mut random = Random(8);
+        for (case, (n, k)) in shapes.into_iter().enumerate() {
+            let weight = random.matrix(format(element), n, k);
+            let some = [[17, 64], [32, 49], [24, 63], [40, 33]][case % 4];
+            for rows in some {
+                check(&twin, &mut random, &weight, rows, case % 3 == 0);
+            }
+        }
+    }
+}
+
+/// Gated products of more rows than one kernel's have other sums than their parts.
+#[test]
+fn gated_products_of_up_to_64_rows_equal_their_parts() {
+    for element in [Element::F16, Element::Bf16] {
+        let twin = Twin::new(element);
+        let mut random = Random(9);
+        for (case, (width, k)) in [
+            (9728, 2560),
+            (3072, 1024),
+            (1536, 576),
+            (4864, 2560),
+            (7, 24),
+            (100, 136),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let matrix = random.matrix(format(element), 2 * width, k);
+            let weight = twin.gpu.prepare_weight(&[matrix]).expect("memory");
+            let bias = (0..2 * width).map(|_| random.unit()).collect::<Vec<_>>();
+            let (bias, _) = twin.vectors(&bias);
+            let bias = (case % 2 == 0).then_some(&bias);
+            for rows in [[17, 64], [32, 33]][case % 2] {
+                let (x, _) = twin.buffers(&twin.random(&mut random, rows * k));
+                let (mut gate_up, _) = twin.exact_outputs(rows * 2 * width);
+                let (mut scratch, _) = twin.outputs(rows * 2 * width);
+                let (mut fused, _) = twin.outputs(rows * width);
+                let gpu = &twin.gpu;
+                gpu.linear(&x, &weight, bias, rows, &mut gate_up)
+                    .expect("a product");
+                gpu.linear_silu_mul(&x, &weight, bias, (rows, width), (&mut scratch, &mut fused))
+                    .expect("a product");
+                let parts = twin.read(&gate_up, rows * 2 * width);
+                let at = |i: usize, half: usize| parts[(i / width * 2 + half) * width + i % width];
+                let expected: Vec<f32> = (0..rows * width)
+                    .map(|i| at(i, 0) / (1.0 + (-at(i, 0)).exp()) * at(i, 1))
+                    .collect();
+                // Each half is rounded, and silu is nowhere steeper than 1.1; near 0 what the halves' sums differ by, far less
+                // than a unit of 1.
+                let unit = crate::twin::unit(element);
+                twin.check("a gated product", &fused, &expected, |i, y| {
+                    let (gate, up) = (f64::from(at(i, 0).abs()), f64::from(at(i, 1).abs()));
+                    unit * (2.2 * gate * up + f64::from(y.abs()) + gate + up)
+                });
             }
         }
     }
