@@ -1,5 +1,6 @@
 // out (rows, n) = x (rows, k) . weight (n, k)^T + bias (n), for up to 16 rows: the time that it takes to read the weights.
 #include "deferred_norm.cuh"
+#include "exchange.cuh"
 #include "mma.cuh"
 
 constexpr int WARPS = 8;
@@ -279,6 +280,51 @@ template <typename X, bool HIGH> struct Added {
     }
 };
 
+// As `Added`, of the results of all ranks, each of which has a part of k: a rank gives its own to every rank, itself too, and then
+// takes all, in their order.
+template <typename X, bool HIGH> struct Exchanged {
+    static constexpr bool GATED = false;
+    Sums to;
+    const Group& group;
+    uint32_t turn;
+
+    __device__ __forceinline__ void prepare(int, int) {}
+    __device__ __forceinline__ void begin(const Product<X, X>&) {
+        turn = group.header(group.rank).result_turns[blockIdx.x] + 1;
+    }
+    __device__ __forceinline__ void share_scales(const Product<X, X>&) {}
+    __device__ __forceinline__ void ask(const Product<X, X>&, int, int) {}
+    __device__ __forceinline__ void store(const Product<X, X>& p, const float* partial, int col0, int here) {
+        const int lane = threadIdx.x % 32;
+        for (int row = threadIdx.x / 32; row < p.rows; row += WARPS) {
+            if (lane >= here) continue;
+            const float y = total(partial, p.rows, row, lane) + (p.bias ? p.bias[col0 + lane] : 0.f);
+            const size_t at = size_t(row) * p.n + col0 + lane;
+            for (int r = 0; r < group.count; ++r) give_result(group.results(r, turn, group.rank) + at, y, turn);
+        }
+    }
+    __device__ __forceinline__ void end(const Product<X, X>& p) {
+        const Share<false> share(p.n);
+        const int lane = threadIdx.x % 32, last = share.row(share.groups);
+        Patience patience(group);
+        for (int row = threadIdx.x / 32; row < p.rows; row += WARPS) {
+            float squares = 0.f;
+            for (int col = share.first + lane; col < last; col += 32) {
+                const size_t at = size_t(row) * p.n + col;
+                const float before = to.residual[at], weight = to.weight[col];
+                float sum = 0.f;
+                for (int r = 0; r < group.count; ++r)
+                    sum += take_result(group.results(group.rank, turn, r) + at, turn, patience);
+                squares += add_result(to, at, before + sum, weight, p.out);
+            }
+            squares = warp_sum(squares);
+            if (lane == 0) to.squares[size_t(row) * gridDim.x + blockIdx.x] = squares;
+        }
+        // Every thread has read it before the products were joined.
+        if (threadIdx.x == 0) group.header(group.rank).result_turns[blockIdx.x] = turn;
+    }
+};
+
 #define DEFINE_FOR(name, X, O, HIGH, GATED)                                                                        \
     extern "C" __global__ void __launch_bounds__(WARPS * 32, 3) name##_##X##_##O(                                  \
         const X* x, const X* weight, const float* bias, int rows, int n, int k, O* out, const float* squares,      \
@@ -302,3 +348,12 @@ DEFINE(f16) DEFINE(bf16)
     }
 DEFINE_ADDED(added_stream_8, bf16, false) DEFINE_ADDED(added_stream_16, bf16, true)
 #undef DEFINE_ADDED
+#define DEFINE_EXCHANGED(name, X, HIGH)                                                                            \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32, 3) name##_##X(                                        \
+        const X* x, const X* weight, const float* bias, int rows, int n, int k, X* out, float* residual,           \
+        const float* norm, float* squares, const __grid_constant__ Group group) {                                  \
+        stream_body<X, X, HIGH>(                                                                                   \
+            Product<X, X>{x, weight, bias, rows, n, k, out}, Exchanged<X, HIGH>{{residual, norm, squares}, group, 0});      \
+    }
+DEFINE_EXCHANGED(exchanged_stream_8, bf16, false) DEFINE_EXCHANGED(exchanged_stream_16, bf16, true)
+#undef DEFINE_EXCHANGED

@@ -33,7 +33,7 @@ const LINES_BYTES: usize = 1 << 20;
 
 impl Launch<'_> {
     /// `struct Group`, a kernel's last argument.
-    fn group(self, rank: Rank, peers: &Peers) -> Self {
+    pub(super) fn group(self, rank: Rank, peers: &Peers) -> Self {
         let addresses = peers.memory.iter().map(DeviceMemory::address);
         let padded = addresses.chain(std::iter::repeat(0)).take(MAX_RANKS);
         let Rank { index, count } = rank;
@@ -46,7 +46,7 @@ impl Launch<'_> {
 
 impl CudaBackend {
     /// This rank and the memory of all, where GPUs reach one another's.
-    fn peers(&self) -> Option<(Rank, &Peers)> {
+    pub(super) fn peers(&self) -> Option<(Rank, &Peers)> {
         let member = self.member.as_ref()?;
         match &member.group.transport {
             Transport::Peers(peers) => Some((member.rank, peers)),

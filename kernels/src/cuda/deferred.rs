@@ -4,6 +4,7 @@ use crate::{
     backend::BackendError,
     cuda::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
+        collective::{MOST_BLOCKS, MOST_RESULTS},
         launch::Launch,
         linear::{Product, STREAM_ROWS},
         norm::row_threads,
@@ -81,6 +82,12 @@ impl CudaBackend {
         dense && rows <= STREAM_ROWS && weight.element == Element::Bf16 && !self.batch_invariant
     }
 
+    /// Whether a product that [`Self::pays`] adds up over ranks, if there are several, by itself.
+    fn sums_in_products(&self, weight: &CudaWeight, rows: usize) -> bool {
+        let fits = rows * weight.rows <= MOST_RESULTS && self.device.facts.num_sms <= MOST_BLOCKS;
+        self.member.is_none() || (self.peers().is_some() && fits)
+    }
+
     /// The product added to the residual and its norm up to the scale of each row, if there is a kernel for that: `None` if not.
     pub(super) fn stream_add_norm(
         &self,
@@ -93,7 +100,11 @@ impl CudaBackend {
         let LinearArguments { x, weight, bias } = *product;
         let elements = [x.element(), out.rows.element()] == [Element::Bf16; 2]
             && [residual.element(), norm.weight.element()] == [Element::F32; 2];
-        if self.member.is_some() || !elements || weight.rows != width || !self.pays(weight, rows) {
+        if !elements
+            || weight.rows != width
+            || !self.pays(weight, rows)
+            || !self.sums_in_products(weight, rows)
+        {
             return None;
         }
         let parts = self.device.facts.num_sms;
@@ -108,12 +119,15 @@ impl CudaBackend {
             out.rows.check(what, rows * width)?;
             bias.map_or(Ok(()), |bias| bias.check(what, width))?;
             let product = Product::new(product, &out.rows);
-            self.stream_launch(("added", Element::Bf16.name()), rows)?
-                .product(&product, rows)
-                .wide(residual.address())
-                .wide(norm.weight.address())
-                .wide(out.squares.address())
-                .run()
+            let launch = |kind| {
+                let launch = self.stream_launch((kind, Element::Bf16.name()), rows)?;
+                let launch = launch.product(&product, rows).wide(residual.address());
+                Ok::<_, BackendError>(launch.wide(norm.weight.address()).wide(out.squares.address()))
+            };
+            match self.peers() {
+                None => launch("added")?.run(),
+                Some((rank, peers)) => launch("exchanged")?.group(rank, peers).run(),
+            }
         };
         Some(run().map(|()| {
             out.owed = Some(OwedScale { parts, eps: norm.eps });
