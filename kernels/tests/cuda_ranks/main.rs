@@ -1,7 +1,9 @@
 //! Sums and gathers over GPUs against the CPU, each way of connecting them. Needs two GPUs that reach one another's memory, and
 //! NCCL.
 
+mod products;
 #[allow(dead_code)] // the other tests use the rest
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::{
