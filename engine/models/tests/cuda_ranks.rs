@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use common::{Reference, check_logits, decoder::Decoder, f32_tolerance, fixture, largest, ranks::Ranks};
 use ferrum_kernels::cuda::{CudaBackend, Element, Link};
 use ferrum_models::LoadOptions;
@@ -20,6 +22,13 @@ const FIXTURES: [&str; 8] = [
 const LAYERS: usize = 3;
 const LONGEST_SUM: usize = 128;
 
+/// One test at a time: kernels of GPUs that share a model wait for one another, and what another test does beside them (giving
+/// back a device waits for all of its kernels, and recordings for that) could keep the second from being asked for.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn load(name: &str, element: Element) -> Ranks<CudaBackend> {
     Ranks::load_on(
         CudaBackend::ranks(2, element, Link::Best).expect("two GPUs"),
@@ -29,6 +38,7 @@ fn load(name: &str, element: Element) -> Ranks<CudaBackend> {
 
 #[test]
 fn two_gpus_in_single_precision_equal_the_reference() {
+    let _alone = alone();
     for name in FIXTURES {
         let reference = Reference::read(name);
         let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
@@ -45,6 +55,7 @@ fn two_gpus_in_single_precision_equal_the_reference() {
 /// As in cuda.rs, with one rounding more in each sum over GPUs.
 #[test]
 fn two_gpus_in_half_precisions_are_as_near_as_their_roundings() {
+    let _alone = alone();
     for name in FIXTURES {
         let reference = Reference::read(name);
         let (prompt, expected) = (reference.ids("input_ids"), reference.floats("logits"));
@@ -61,6 +72,7 @@ fn two_gpus_in_half_precisions_are_as_near_as_their_roundings() {
 
 #[test]
 fn a_prompt_gives_the_same_bits_every_time() {
+    let _alone = alone();
     let prompt = Reference::read("tiny-qwen3").ids("input_ids");
     let mut ranks = load("tiny-qwen3", Element::Bf16);
     let first = ranks.prefill(&prompt);

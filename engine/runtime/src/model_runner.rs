@@ -18,8 +18,9 @@ use crate::{
 
 /// A decoder on one device, or on several that share it: they get the same steps, and the first draws the tokens.
 pub struct ModelRunner<B: Backend> {
-    first: RankRunner<B>,
+    /// Dropped before the first, whose logits they write.
     followers: Vec<Follower>,
+    first: RankRunner<B>,
     step: Arc<StepInputs>,
     /// Most blocks of a sequence.
     max_blocks: usize,

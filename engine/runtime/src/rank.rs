@@ -191,6 +191,7 @@ impl Follower {
 }
 
 impl Drop for Follower {
+    /// Waits for the thread, which gives back the device's memory, and so waits for its steps.
     fn drop(&mut self) {
         self.steps = None;
         if let Some(thread) = self.thread.take() {

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use ferrum_engine::{EngineError, LaunchConfig, SharedEngine};
 use ferrum_kernels::{
     BackendError,
@@ -16,6 +18,13 @@ use support::{
     },
     requests::{collect, generate, run, start},
 };
+
+/// One test at a time: kernels of GPUs that share a model wait for one another, and what another test does beside them (giving
+/// back a device waits for all of its kernels, and recordings for that) could keep the second from being asked for.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Columns in an order of their own cannot be cut yet.
 fn decoders() -> impl Iterator<Item = &'static str> {
@@ -40,6 +49,7 @@ fn start_gpus(name: &str, count: usize) -> SharedEngine {
 
 #[test]
 fn two_gpus_give_the_tokens_of_one() {
+    let _alone = alone();
     for name in decoders() {
         let (single, both) = (start_gpus(name, 1), start_gpus(name, 2));
         let mixed = eight_requests(512, 70, 24);
@@ -68,6 +78,7 @@ fn two_gpus_give_the_tokens_of_one() {
 
 #[test]
 fn a_thousand_requests_with_cancels_leave_no_block_behind_on_two_gpus() {
+    let _alone = alone();
     assert_cancels_leave_no_block_behind(&start_gpus("tiny-llama", 2));
 }
 
@@ -114,6 +125,7 @@ impl CausalLm<CudaBackend> for Lost {
 
 #[test]
 fn a_gpu_that_is_lost_takes_the_engine_down_with_its_reason() {
+    let _alone = alone();
     for lost in [0, 1] {
         let backends = CudaBackend::ranks(2, Element::F32, Link::Best).expect("two GPUs");
         let change = |rank, model| -> Box<dyn CausalLm<CudaBackend>> {

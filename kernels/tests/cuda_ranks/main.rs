@@ -7,6 +7,7 @@ mod products;
 mod support;
 
 use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -25,6 +26,13 @@ const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::Bf16];
 const EPS: f32 = 1e-5;
 const RANKS: usize = 2;
 const LINKS: [Link; 2] = [Link::Best, Link::Nccl];
+
+/// One test at a time: kernels of GPUs that share a model wait for one another, and what another test does beside them (giving
+/// back a device waits for all of its kernels, and recordings for that) could keep the second from being asked for.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn gpus(element: Element, link: Link) -> Vec<CudaBackend> {
     CudaBackend::ranks(RANKS, element, link).expect("two GPUs")
@@ -89,6 +97,7 @@ fn read(backend: &CudaBackend, buffer: &CudaBuffer, len: usize) -> Vec<f32> {
 
 #[test]
 fn sums_of_any_length_are_those_of_the_cpu_on_every_rank() {
+    let _alone = alone();
     // 5 to 80 KiB of 16-bit elements, odd ones, several chunks, several chunks a block.
     let lens = [1, 7, 2560, 4 * 2560, 16 * 2560 + 5, 32_769, 1 << 20, 12_345_678];
     for (element, link) in everywhere() {
@@ -114,6 +123,7 @@ fn sums_of_any_length_are_those_of_the_cpu_on_every_rank() {
 
 #[test]
 fn the_sum_with_residual_and_norm_equals_its_parts_and_the_cpu() {
+    let _alone = alone();
     // The last go in bulk: odd, too wide for lines, and too large; one is several rows a block.
     let shapes = [
         (1, 576),
@@ -218,6 +228,7 @@ fn check_norm(
 /// What is played back counts turns as what is launched does; both kinds of sums in one step, of several sizes.
 #[test]
 fn every_rank_has_the_indices_of_the_first() {
+    let _alone = alone();
     for link in LINKS {
         let ranks = gpus(Element::F32, link);
         // Odd ones, one behind another, and more than go at once.
@@ -247,6 +258,7 @@ fn every_rank_has_the_indices_of_the_first() {
 
 #[test]
 fn recorded_steps_count_their_turns() {
+    let _alone = alone();
     LINKS.into_iter().for_each(count_turns);
 }
 
@@ -314,6 +326,7 @@ fn weight(backend: &CudaBackend, own: std::ops::Range<usize>, k: usize) -> ferru
 
 #[test]
 fn columns_of_all_ranks_come_together_on_the_first() {
+    let _alone = alone();
     LINKS.into_iter().for_each(gather_columns);
 }
 
@@ -360,6 +373,7 @@ fn gather_columns(link: Link) {
 
 #[test]
 fn a_rank_that_leaves_ends_the_waiting_of_others() {
+    let _alone = alone();
     LINKS.into_iter().for_each(leave_alone);
 }
 
@@ -380,6 +394,7 @@ fn leave_alone(link: Link) {
 
 #[test]
 fn more_gpus_than_there_are_are_refused_with_both_numbers() {
+    let _alone = alone();
     let present = (1..)
         .take_while(|&count| ferrum_kernels::cuda::probe_ranks(count).is_ok())
         .count();

@@ -9,7 +9,7 @@ use ferrum_kernels::{
 };
 use half::bf16;
 
-use crate::{EPS, gpus, on_each, random, read};
+use crate::{EPS, alone, gpus, on_each, random, read};
 
 /// A part of the columns of rows of `k`.
 fn columns(values: &[f32], k: usize, part: std::ops::Range<usize>) -> Vec<f32> {
@@ -78,6 +78,7 @@ impl<B: Backend> Chained<B> {
 
 #[test]
 fn a_product_whose_parts_of_k_lie_on_two_gpus_is_added_and_normed_as_on_the_cpu() {
+    let _alone = alone();
     const NEXT: usize = 48;
     // Of models; narrower than there are multiprocessors; of 8192 outputs, as wide as there is room for.
     let shapes = [
@@ -116,13 +117,13 @@ fn a_product_whose_parts_of_k_lie_on_two_gpus_is_added_and_normed_as_on_the_cpu(
             let what = |i: usize| format!("{rows} x {n} x {k}, element {i}");
             let (residual, out) = &results[0];
             // Elements of x and weights are uniform in -1..=1: of a third's mean square. Each addition rounds what has been
-            // summed so far (tensor cores cut off, at twice the size); where there are more than 16 rows, parts and their sum
-            // are rounded to half precision.
+            // summed so far (tensor cores cut off, at twice the size); where there are more than 16 rows, both parts and their
+            // sum, all within five deviations, are rounded to half precision.
             let deviation = (k as f64).sqrt() / 3.0;
             let sums = 8.0 * deviation * 2.0_f64.powi(-23) * (k as f64).sqrt();
-            let rounded = if rows > 16 { 2.0 * 2.0_f64.powi(-9) } else { 0.0 };
+            let rounded = if rows > 16 { 3.0 * 2.0_f64.powi(-9) } else { 0.0 };
             for (i, (got, wanted)) in residual.iter().zip(&expected.residual[..]).enumerate() {
-                let allowed = sums + 4.0 * rounded * deviation;
+                let allowed = sums + 5.0 * rounded * deviation;
                 assert!(
                     f64::from((got - wanted).abs()) <= allowed,
                     "{}: {got} {wanted}",
@@ -146,6 +147,7 @@ fn a_product_whose_parts_of_k_lie_on_two_gpus_is_added_and_normed_as_on_the_cpu(
 
 #[test]
 fn recorded_products_over_gpus_count_their_turns() {
+    let _alone = alone();
     let (n, k, runs) = (2560, 1024, 200);
     let (x, weight) = (random(Element::Bf16, 1, 16 * k), random(Element::Bf16, 2, n * k));
     let (norm, next) = (vec![1.0; n], random(Element::Bf16, 3, 48 * n));
