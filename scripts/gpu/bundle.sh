@@ -6,8 +6,8 @@ to=${1:-.cache/gpu-bundle}
 scripts/gpu/fetch-toolkit.sh
 mkdir -p "$to/models/tests" "$to/runtime"
 
-# built NAME CARGO-ARGUMENTS...: builds one target and puts it, without its symbols, into the bundle; with PACK set packed,
-# which halves it (the scripts there unpack).
+# built NAME CARGO-ARGUMENTS...: builds one target and puts it, without its symbols, into the bundle.
+programs=()
 built() {
     local name=$1 path
     shift
@@ -16,7 +16,7 @@ import json, sys
 paths = [message["executable"] for message in map(json.loads, sys.stdin) if message.get("executable")]
 print(paths[-1])')
     strip -o "$to/$name" "$path"
-    if [[ -n ${PACK:-} ]]; then gzip -f "$to/$name"; fi
+    programs+=("$name")
 }
 built kernels-cuda test --no-run -p ferrum-kernels --features cuda --test cuda
 built models-cuda test --no-run -p ferrum-models --features cuda --test cuda
@@ -37,4 +37,9 @@ rm -rf "$to/models/tests/fixtures"
 cp -r engine/models/tests/fixtures "$to/models/tests/fixtures"
 cp scripts/gpu/run-gpu-*.sh scripts/gpu/environment.sh scripts/gpu/random_checkpoint.py scripts/gpu/load.py \
     scripts/dequantize_gguf.py "$to"
+# With PACK set, programs in one file: they hold the same kernels, of which all but the first then take no room.
+if [[ -n ${PACK:-} ]]; then
+    tar --create --directory "$to" --remove-files "${programs[@]}" |
+        xz --threads=1 --lzma2=preset=6,dict=192MiB >"$to/programs.tar.xz"
+fi
 du -sh "$to"
