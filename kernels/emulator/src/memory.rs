@@ -1,0 +1,1 @@
+//! The memory that kernels may use: device allocations and pinned host memory, by their addresses in this process.

@@ -1,0 +1,1 @@
+//! Matrices as copies of tiles see them.
