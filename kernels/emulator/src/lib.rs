@@ -5,6 +5,9 @@
 //! asynchronously (copies into shared memory, tensor-core products of four warps) happens as late as it may, so that a
 //! missing wait is a wrong result. It says nothing about speed.
 
+// Memory by its address, and the driver's functions for those who load them, cannot do without.
+#![allow(unsafe_code)]
+
 mod blas;
 mod driver;
 mod machine;
