@@ -1,6 +1,28 @@
 //! Blocks, warps and lanes: runs a kernel.
 
-use crate::ptx::Kernel;
+mod asynchronous;
+mod barriers;
+mod cluster;
+mod copies;
+mod exchange;
+mod float;
+mod longs;
+mod memory;
+mod products;
+mod schedule;
+mod step;
+mod warp;
+mod words;
+
+use std::time::Instant;
+
+use cluster::Shared;
+use schedule::Schedule;
+
+use crate::{
+    memory::Found,
+    ptx::{Kernel, Program},
+};
 
 /// A launch of a kernel.
 pub(crate) struct Launch<'a> {
@@ -27,7 +49,78 @@ pub(crate) struct Fault {
     pub(crate) what: String,
 }
 
+/// A launch that runs.
+struct Run<'a> {
+    name: &'a str,
+    program: &'a Program,
+    grid: [u32; 3],
+    block: [u32; 3],
+    arguments: Shared,
+    found: Found,
+    begun: Instant,
+    /// Whether the CPU has what loops over lanes are compiled for.
+    #[cfg(target_arch = "x86_64")]
+    has_fma: bool,
+}
+
+/// The most threads of a block, and bytes of its shared memory.
+const MAX_THREADS: u64 = 1024;
+const MAX_SHARED_BYTES: usize = 227 << 10;
+/// The most blocks of a cluster.
+const MAX_CLUSTER: u32 = 16;
+
 /// Runs all blocks to their ends. Kernels of other devices may run at the same time, in other threads, and be waited for.
-pub(crate) fn run(_kernel: &Kernel, _launch: &Launch<'_>) -> Result<(), Fault> {
-    Ok(())
+pub(crate) fn run(kernel: &Kernel, launch: &Launch<'_>) -> Result<(), Fault> {
+    let fault = |line: usize, what: String| Fault {
+        kernel: kernel.name.clone(),
+        line,
+        block: [0; 3],
+        thread: 0,
+        what,
+    };
+    let program = kernel.program().map_err(|error| fault(error.line, error.what))?;
+    let shared_bytes = program.shared_bytes + launch.shared_bytes as usize;
+    let threads: u64 = launch.block.iter().map(|&threads| u64::from(threads)).product();
+    let parameters = kernel.parameters.last().map_or(0, |last| last.offset + last.size);
+    let wrong = match () {
+        () if !(1..=MAX_THREADS).contains(&threads) => Some(format!("{threads} threads in a block")),
+        () if launch.grid.contains(&0) => Some(format!("grid {:?}", launch.grid)),
+        () if !(1..=MAX_CLUSTER).contains(&launch.cluster) || !launch.grid[0].is_multiple_of(launch.cluster) => {
+            Some(format!("clusters of {} in a grid of {:?}", launch.cluster, launch.grid))
+        }
+        () if shared_bytes > MAX_SHARED_BYTES => Some(format!("{shared_bytes} bytes of shared memory")),
+        () if launch.arguments.len() < parameters => {
+            Some(format!("{} bytes of arguments of {parameters}", launch.arguments.len()))
+        }
+        () => None,
+    };
+    if let Some(what) = wrong {
+        return Err(fault(0, what));
+    }
+    let mut arguments = Shared::new(launch.arguments.len());
+    arguments.bytes_mut().copy_from_slice(launch.arguments);
+    let mut run = Run {
+        name: &kernel.name,
+        program,
+        grid: launch.grid,
+        block: launch.block,
+        arguments,
+        found: Found::default(),
+        begun: Instant::now(),
+        #[cfg(target_arch = "x86_64")]
+        has_fma: has_fma(),
+    };
+    Schedule::new(&mut run, launch.cluster, shared_bytes).finish()
+}
+
+/// Whether the CPU has all that [`warp`] is compiled for.
+#[cfg(target_arch = "x86_64")]
+fn has_fma() -> bool {
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt")
 }

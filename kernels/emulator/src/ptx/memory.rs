@@ -1,0 +1,415 @@
+//! Opcodes of memory, of lanes together and of what happens later.
+
+use super::{
+    decode::{Decoder, Statement},
+    op::{
+        Add, Atomic, Items, LaneCopy, Left, Mbarrier, Mma, Op, Redux, Reg, Shuffle, Space, TileCopy, Vote,
+        Wgmma,
+    },
+    operands::{Name, Operand, Wrong},
+};
+use crate::matrix::Half;
+
+/// Instructions that need not be emulated: caches, the compiler's limits and orders of memory, which are kept anyway.
+const NOTHING: [&str; 10] = [
+    "griddepcontrol",
+    "setmaxnreg",
+    "fence",
+    "membar",
+    "prefetch",
+    "nanosleep",
+    "discard",
+    "applypriority",
+    "createpolicy",
+    "pmevent",
+];
+
+/// False: not one of these.
+pub(super) fn instruction<'a>(decoder: &mut Decoder<'a>, statement: &Statement<'a>) -> Result<bool, Wrong> {
+    let opcode = statement.opcode;
+    let mut parts = opcode.split('.');
+    let first = parts.next().unwrap_or_default();
+    let parts: Vec<&str> = parts.collect();
+    let operands = &statement.operands[..];
+    let op = match first {
+        "ld" => load(decoder, &parts, operands)?,
+        "st" if parts.first() == Some(&"async") => store_async(decoder, &parts, operands)?,
+        "st" => store(decoder, &parts, operands)?,
+        "atom" | "red" => atomic(decoder, &parts, operands)?,
+        "bar" | "barrier" => barrier(decoder, &parts, operands)?,
+        "shfl" | "vote" | "redux" => lanes(decoder, opcode, operands)?,
+        "mbarrier" => mbarrier(decoder, &parts, operands)?,
+        "cp" => copy(decoder, &parts, operands)?,
+        "wgmma" => wgmma(decoder, &parts, operands)?,
+        "mma" => mma(decoder, opcode, operands)?,
+        "mapa" => match operands {
+            [to, address, block] => {
+                let from = [decoder.names.word(address)?, decoder.names.word(block)?];
+                Some(Op::MapBlock(decoder.names.to_word(to)?, from))
+            }
+            _ => None,
+        },
+        "stmatrix" => match (opcode, operands) {
+            ("stmatrix.sync.aligned.m8n8.x4.shared.b16", [address, Operand::Vector(parts)]) => {
+                let registers = words(decoder, parts)?;
+                Some(Op::StoreMatrices(decoder.names.address(address)?, registers))
+            }
+            _ => None,
+        },
+        _ if NOTHING.contains(&first) => Some(Op::Nothing),
+        _ => None,
+    };
+    let Some(op) = op else {
+        return Ok(false);
+    };
+    decoder.emit(op);
+    Ok(true)
+}
+
+/// Some number of words that are read.
+fn words<'a, const N: usize>(decoder: &mut Decoder<'a>, operands: &[Operand<'a>]) -> Result<[Reg; N], Wrong> {
+    let registers = operands.iter().map(|operand| decoder.names.word(operand));
+    let registers = registers.collect::<Result<Vec<_>, _>>()?;
+    registers.try_into().map_err(|_| format!("{} words", operands.len()))
+}
+
+fn space(parts: &[&str]) -> Space {
+    let space = parts.iter().find_map(|part| match *part {
+        "global" => Some(Space::Global),
+        "shared" | "shared::cta" | "shared::cluster" => Some(Space::Shared),
+        "local" => Some(Space::Local),
+        "param" => Some(Space::Param),
+        _ => None,
+    });
+    space.unwrap_or(Space::Generic)
+}
+
+/// What is loaded to, or stored from, an operand.
+fn items<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operand: &Operand<'a>,
+    loaded: bool,
+) -> Result<Items, Wrong> {
+    let kind = parts.last().copied().unwrap_or_default();
+    let size = match kind {
+        "b8" | "u8" | "s8" => 1,
+        "b16" | "u16" | "s16" => 2,
+        "b32" | "u32" | "s32" | "f32" => 4,
+        "b64" | "u64" | "s64" | "f64" => 8,
+        _ => return Err(format!("type {kind}")),
+    };
+    let list = match operand {
+        Operand::Vector(list) => &list[..],
+        one => std::slice::from_ref(one),
+    };
+    let count = match () {
+        () if parts.contains(&"v2") => 2,
+        () if parts.contains(&"v4") => 4,
+        () => 1,
+    };
+    if list.len() != count {
+        return Err(format!("{} registers", list.len()));
+    }
+    let names = &mut decoder.names;
+    let wide = list.iter().any(|operand| match operand {
+        Operand::Name(name) => matches!(names.find(name), Some(Name::Wide(_))),
+        _ => size == 8,
+    });
+    let mut registers = [0; 4];
+    for (register, operand) in registers.iter_mut().zip(list) {
+        *register = match (wide, loaded) {
+            (true, true) => names.to_wide(operand)?.0,
+            (true, false) => names.wide(operand)?.0,
+            (false, true) => names.to_word(operand)?.0,
+            (false, false) => names.word(operand)?.0,
+        };
+    }
+    if size == 8 && !wide {
+        return Err("64 bits in a register of 32".to_owned());
+    }
+    Ok(Items {
+        size,
+        count: count as u8,
+        wide,
+        signed: kind.starts_with('s'),
+        registers,
+    })
+}
+
+fn load<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let [to, address, ..] = operands else {
+        return Ok(None);
+    };
+    Ok(Some(Op::Load {
+        space: space(parts),
+        volatile: ["volatile", "acquire", "relaxed"].contains(&parts[0]),
+        items: items(decoder, parts, to, true)?,
+        address: decoder.names.address(address)?,
+    }))
+}
+
+fn store<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let [address, from, ..] = operands else {
+        return Ok(None);
+    };
+    Ok(Some(Op::Store {
+        space: space(parts),
+        items: items(decoder, parts, from, false)?,
+        address: decoder.names.address(address)?,
+    }))
+}
+
+fn store_async<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let [address, from, mbarrier] = operands else {
+        return Ok(None);
+    };
+    Ok(Some(Op::StoreAsync {
+        items: items(decoder, parts, from, false)?,
+        address: decoder.names.address(address)?,
+        mbarrier: decoder.names.address(mbarrier)?,
+    }))
+}
+
+fn atomic<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let [.., name, kind] = parts else {
+        return Ok(None);
+    };
+    let op = match (*name, *kind) {
+        ("add", "u32" | "s32") => Atomic::Add,
+        ("inc", "u32") => Atomic::Inc,
+        ("min", "u32") => Atomic::MinU,
+        ("max", "u32") => Atomic::MaxU,
+        ("and", "b32") => Atomic::And,
+        ("or", "b32") => Atomic::Or,
+        ("exch", "b32") => Atomic::Exchange,
+        _ => return Ok(None),
+    };
+    let (old, address, value) = match operands {
+        [old, address, value] => (decoder.names.to_word(old)?, address, value),
+        [address, value] => (decoder.names.new_reg(), address, value),
+        _ => return Ok(None),
+    };
+    Ok(Some(Op::Atomic {
+        op,
+        space: space(parts),
+        old,
+        address: decoder.names.address(address)?,
+        value: decoder.names.word(value)?,
+    }))
+}
+
+fn barrier<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    Ok(match (parts, operands) {
+        (["warp", "sync"], [lanes]) => Some(Op::WarpSync(decoder.names.word(lanes)?)),
+        (["cluster", "arrive", ..], []) => Some(Op::ClusterArrive),
+        (["cluster", "wait", ..], []) => Some(Op::ClusterWait),
+        (["sync", ..] | ["cta", "sync", ..], [id, threads @ ..]) => {
+            let id = decoder.names.word(id)?;
+            let threads = match threads {
+                [] => None,
+                [threads] => Some(decoder.names.word(threads)?),
+                _ => return Ok(None),
+            };
+            Some(Op::BarSync { id, threads })
+        }
+        _ => None,
+    })
+}
+
+fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let names = &mut decoder.names;
+    let shuffle = match opcode {
+        "shfl.sync.up.b32" => Some(Shuffle::Up),
+        "shfl.sync.down.b32" => Some(Shuffle::Down),
+        "shfl.sync.bfly.b32" => Some(Shuffle::Butterfly),
+        "shfl.sync.idx.b32" => Some(Shuffle::Index),
+        _ => None,
+    };
+    if let (Some(op), [to, from @ ..]) = (shuffle, operands) {
+        let (to, valid) = match *to {
+            Operand::Pair(to, valid) => (names.to_word(&Operand::Name(to))?, names.pred_named(valid)?),
+            _ => (names.to_word(to)?, names.new_pred()),
+        };
+        let from = words(decoder, from)?;
+        return Ok(Some(Op::Shuffle { op, to, valid, from }));
+    }
+    let redux = match opcode.strip_prefix("redux.sync.") {
+        Some("add.u32" | "add.s32") => Some(Redux::Add),
+        Some("min.s32") => Some(Redux::MinS),
+        Some("min.u32") => Some(Redux::MinU),
+        Some("max.s32") => Some(Redux::MaxS),
+        Some("max.u32") => Some(Redux::MaxU),
+        Some("and.b32") => Some(Redux::And),
+        Some("or.b32") => Some(Redux::Or),
+        Some("xor.b32") => Some(Redux::Xor),
+        _ => None,
+    };
+    let [to, from, lanes] = operands else {
+        return Ok(None);
+    };
+    let lanes = names.word(lanes)?;
+    if let Some(op) = redux {
+        return Ok(Some(Op::Redux(op, names.to_word(to)?, [names.word(from)?, lanes])));
+    }
+    let vote = match opcode {
+        "vote.sync.all.pred" => Vote::All,
+        "vote.sync.any.pred" => Vote::Any,
+        "vote.sync.uni.pred" => Vote::Uniform,
+        "vote.sync.ballot.b32" => {
+            return Ok(Some(Op::Ballot(names.to_word(to)?, names.pred(from)?, lanes)));
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(Op::Vote(vote, names.pred(to)?, names.pred(from)?, lanes)))
+}
+
+fn mbarrier<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let names = &mut decoder.names;
+    Ok(match (parts, operands) {
+        (["init", ..], [address, count]) => {
+            let count = names.word(count)?;
+            Some(Op::Mbarrier(Mbarrier::Init(count), names.address(address)?))
+        }
+        // The state that an arrival gives is of no use without a wait for it, which does not occur.
+        (["arrive", "expect_tx", ..], [_, address, bytes]) => {
+            let bytes = names.word(bytes)?;
+            Some(Op::Mbarrier(Mbarrier::ArriveExpectTx(bytes), names.address(address)?))
+        }
+        (["arrive", ..], [_, address, count @ ..]) if parts.get(1) != Some(&"noComplete") => {
+            let count = names.word(count.first().unwrap_or(&Operand::Integer(1)))?;
+            Some(Op::Mbarrier(Mbarrier::Arrive(count), names.address(address)?))
+        }
+        (["expect_tx", ..], [address, bytes]) => {
+            let bytes = names.word(bytes)?;
+            Some(Op::Mbarrier(Mbarrier::ExpectTx(bytes), names.address(address)?))
+        }
+        (["try_wait" | "test_wait", "parity", ..], [done, address, parity]) => Some(Op::TryWait {
+            done: names.pred(done)?,
+            mbarrier: names.address(address)?,
+            parity: names.word(parity)?,
+        }),
+        _ => None,
+    })
+}
+
+fn copy<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let names = &mut decoder.names;
+    Ok(match (parts, operands) {
+        (["async", "commit_group"], []) => Some(Op::CommitCopies),
+        (["async", "wait_all"], []) => Some(Op::WaitCopies(None)),
+        (["async", "wait_group"], [Operand::Integer(groups)]) => Some(Op::WaitCopies(Some(*groups as u32))),
+        (["async", "mbarrier", "arrive", "noinc", ..], [address]) => {
+            Some(Op::Mbarrier(Mbarrier::ArriveAfterCopies, names.address(address)?))
+        }
+        (["async", "ca" | "cg", ..], [to, from, Operand::Integer(bytes), rest @ ..]) => {
+            let read = match rest {
+                [] => None,
+                [read] => Some(names.word(read)?),
+                _ => return Ok(None),
+            };
+            Some(Op::LaneCopy(LaneCopy {
+                to: names.address(to)?,
+                from: names.address(from)?,
+                bytes: *bytes as u8,
+                read,
+            }))
+        }
+        (["async", "bulk", "tensor", "2d", "shared::cluster", "global", rest @ ..], [to, map, mbarrier, more @ ..]) => {
+            let Operand::Memory(_, _, coordinates) = map else {
+                return Ok(None);
+            };
+            let [Operand::Vector(coordinates)] = &coordinates[..] else {
+                return Ok(None);
+            };
+            let blocks = match more.first() {
+                Some(blocks) if rest.contains(&"multicast::cluster") => Some(names.word(blocks)?),
+                _ => None,
+            };
+            let (to, map, mbarrier) = (names.address(to)?, names.address(map)?, names.address(mbarrier)?);
+            let at = words(decoder, coordinates)?;
+            Some(Op::TileCopy(Box::new(TileCopy {
+                to,
+                map,
+                at,
+                mbarrier,
+                blocks,
+            })))
+        }
+        _ => None,
+    })
+}
+
+fn wgmma<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let ["mma_async", "sync", "aligned", shape, "f32", kinds @ ..] = parts else {
+        return Ok(match (parts[0], operands) {
+            ("fence", []) => Some(Op::Nothing),
+            ("commit_group", []) => Some(Op::CommitProducts),
+            ("wait_group", [Operand::Integer(groups)]) => Some(Op::WaitProducts(*groups as u32)),
+            _ => None,
+        });
+    };
+    let half = match kinds {
+        ["f16", "f16"] => Half::F16,
+        ["bf16", "bf16"] => Half::Bf16,
+        _ => return Ok(None),
+    };
+    let columns = shape.strip_prefix("m64n").and_then(|shape| shape.strip_suffix("k16"));
+    let columns = columns.and_then(|columns| columns.parse::<usize>().ok());
+    let [Operand::Vector(sums), a, b, add, rest @ ..] = operands else {
+        return Ok(None);
+    };
+    let plain = rest.iter().enumerate().all(|(i, operand)| match operand {
+        Operand::Integer(1) => i < 2,
+        Operand::Integer(0) => i >= 2,
+        _ => false,
+    });
+    if !plain || columns != Some(sums.len() * 2) {
+        return Err("negated or transposed sides, or another shape".to_owned());
+    }
+    let add = match add {
+        Operand::Integer(value) => Add::Always(*value != 0),
+        operand => Add::If(decoder.names.pred(operand)?),
+    };
+    let a = match a {
+        Operand::Vector(registers) => Left::Registers(words(decoder, registers)?),
+        descriptor => Left::Shared(decoder.names.wide(descriptor)?),
+    };
+    let sums = sums.iter().map(|sum| decoder.names.to_word(sum));
+    Ok(Some(Op::Wgmma(Box::new(Wgmma {
+        half,
+        sums: sums.collect::<Result<_, _>>()?,
+        a,
+        b: decoder.names.wide(b)?,
+        add,
+    }))))
+}
+
+fn mma<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+    let half = match opcode {
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" => Half::F16,
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" => Half::Bf16,
+        _ => return Ok(None),
+    };
+    let [
+        Operand::Vector(d),
+        Operand::Vector(a),
+        Operand::Vector(b),
+        Operand::Vector(c),
+    ] = operands
+    else {
+        return Ok(None);
+    };
+    // Results are registers: a constant cannot be one.
+    for operand in d {
+        decoder.names.to_word(operand)?;
+    }
+    Ok(Some(Op::Mma(Box::new(Mma {
+        half,
+        d: words(decoder, d)?,
+        a: words(decoder, a)?,
+        b: words(decoder, b)?,
+        c: words(decoder, c)?,
+    }))))
+}
+
