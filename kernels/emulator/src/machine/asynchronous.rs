@@ -97,7 +97,8 @@ impl Warp {
             if let Some(read) = copy.read {
                 moved.read = self.words[read.0 as usize][lane].min(copy.bytes.into()) as u8;
             }
-            if !to[lane].is_multiple_of(alignment) || moved.read > 0 && !from[lane].is_multiple_of(alignment) {
+            if !to[lane].is_multiple_of(alignment) || moved.read > 0 && !from[lane].is_multiple_of(alignment)
+            {
                 let what = format!("cp.async from {:#x} to {:#x}, not aligned", from[lane], to[lane]);
                 return Err(Trap::new(lane, what));
             }
@@ -144,9 +145,15 @@ impl Warp {
         for lane in lanes_of(mask) {
             let (block, mbarrier) = self.mbarrier_at(cluster, lane, addresses[lane])?;
             if block != self.block {
-                return Err(Trap::new(lane, "an arrival after copies at another block's mbarrier".to_owned()));
+                return Err(Trap::new(
+                    lane,
+                    "an arrival after copies at another block's mbarrier".to_owned(),
+                ));
             }
-            let of_lane = self.copies.iter_mut().filter(|moves| moves.lanes >> lane & 1 == 1);
+            let of_lane = self
+                .copies
+                .iter_mut()
+                .filter(|moves| moves.lanes >> lane & 1 == 1);
             let moves = of_lane.map(|moves| {
                 moves.lanes &= !(1 << lane);
                 moves.each[lane]
@@ -155,7 +162,11 @@ impl Warp {
                 moves: moves.collect(),
                 warp: self.number,
             };
-            cluster.later.push(Later { block, mbarrier, what });
+            cluster.later.push(Later {
+                block,
+                mbarrier,
+                what,
+            });
         }
         self.copies.retain(|moves| moves.lanes != 0);
         Ok(())
@@ -180,15 +191,25 @@ impl Warp {
             let (own, mbarrier) = self.mbarrier_at(cluster, lane, mbarriers[lane])?;
             let (block, to) = trap(lane, cluster.place(self.block, to[lane], 128))?;
             if own != block || map.tile_bytes() == 0 {
-                return Err(Trap::new(lane, "a tile and its mbarrier in different blocks".to_owned()));
+                return Err(Trap::new(
+                    lane,
+                    "a tile and its mbarrier in different blocks".to_owned(),
+                ));
             }
             let all = if copy.blocks.is_some() { blocks } else { 1 << block };
             if all >> cluster.shared.len() != 0 {
-                return Err(Trap::new(lane, format!("a tile for blocks {all:#b} of the cluster")));
+                return Err(Trap::new(
+                    lane,
+                    format!("a tile for blocks {all:#b} of the cluster"),
+                ));
             }
             for block in lanes_of(all) {
                 let what = What::Tile { map, row, column, to };
-                cluster.later.push(Later { block, mbarrier, what });
+                cluster.later.push(Later {
+                    block,
+                    mbarrier,
+                    what,
+                });
             }
         }
         Ok(())
@@ -206,11 +227,18 @@ impl Warp {
             let (block, to) = trap(lane, cluster.place(self.block, to[lane], len))?;
             let (of, mbarrier) = self.mbarrier_at(cluster, lane, mbarriers[lane])?;
             if of != block {
-                return Err(Trap::new(lane, "st.async and its mbarrier in different blocks".to_owned()));
+                return Err(Trap::new(
+                    lane,
+                    "st.async and its mbarrier in different blocks".to_owned(),
+                ));
             }
             let data = self.stored(items, lane);
             let what = What::Bytes { data, len, to };
-            cluster.later.push(Later { block, mbarrier, what });
+            cluster.later.push(Later {
+                block,
+                mbarrier,
+                what,
+            });
         }
         Ok(())
     }
@@ -227,7 +255,10 @@ fn map_at(run: &mut Run<'_>, address: u64) -> Result<TensorMap, String> {
             *word = u64::from_le_bytes(*bytes);
         }
     } else {
-        if address >= SHARED_WINDOW || !address.is_multiple_of(64) || !run.found.holds(address, MAP_BYTES as u64) {
+        if address >= SHARED_WINDOW
+            || !address.is_multiple_of(64)
+            || !run.found.holds(address, MAP_BYTES as u64)
+        {
             return Err(format!("a map at {address:#x}, in no allocation"));
         }
         for (i, word) in words.iter_mut().enumerate() {

@@ -38,7 +38,9 @@ impl Board {
     /// Whether a block has a thread that has not ended.
     pub(super) fn block_runs(&self, block: usize) -> bool {
         let first = block * self.warps_per_block;
-        self.live[first..first + self.warps_per_block].iter().any(|&live| live != 0)
+        self.live[first..first + self.warps_per_block]
+            .iter()
+            .any(|&live| live != 0)
     }
 
     /// Lanes of a warp that wait at a barrier of their block.
@@ -71,7 +73,13 @@ impl Board {
             None => live.iter().zip(at).all(|(live, at)| live & !at == 0),
             Some(threads) => {
                 // Threads that have ended count with those of their warp.
-                let of_warp = |(live, at): (&u32, &u32)| if *at == 0 { 0 } else { at.count_ones() + (!live).count_ones() };
+                let of_warp = |(live, at): (&u32, &u32)| {
+                    if *at == 0 {
+                        0
+                    } else {
+                        at.count_ones() + (!live).count_ones()
+                    }
+                };
                 live.iter().zip(at).map(of_warp).sum::<u32>() >= threads
             }
         };
@@ -92,7 +100,12 @@ impl Board {
     }
 
     fn release_cluster(&mut self) {
-        if self.live.iter().zip(&self.arrived).all(|(live, arrived)| live & !arrived == 0) {
+        if self
+            .live
+            .iter()
+            .zip(&self.arrived)
+            .all(|(live, arrived)| live & !arrived == 0)
+        {
             self.arrived.fill(0);
         }
     }
@@ -103,7 +116,10 @@ impl Board {
         let block = warp / self.warps_per_block;
         for id in 0..BARRIERS {
             let first = (block * BARRIERS + id) * self.warps_per_block;
-            if self.at[first..first + self.warps_per_block].iter().any(|&at| at != 0) {
+            if self.at[first..first + self.warps_per_block]
+                .iter()
+                .any(|&at| at != 0)
+            {
                 self.release(block, id);
             }
         }
@@ -160,7 +176,9 @@ impl Mbarrier {
     pub(super) fn arrive(&mut self, count: u32) -> Result<(), String> {
         if count > self.pending {
             let pending = self.pending;
-            return Err(format!("{count} arrivals at an mbarrier that waits for {pending}"));
+            return Err(format!(
+                "{count} arrivals at an mbarrier that waits for {pending}"
+            ));
         }
         self.pending -= count;
         self.complete();

@@ -48,14 +48,20 @@ impl Cluster {
             number => (number as usize - 1, address as usize & 0xff_ffff),
         };
         let Some(shared) = self.shared.get(of) else {
-            return Err(format!("{len} bytes at shared address {address:#x}, of no block of the cluster"));
+            return Err(format!(
+                "{len} bytes at shared address {address:#x}, of no block of the cluster"
+            ));
         };
         if offset + len > shared.len {
             let size = shared.len;
-            return Err(format!("{len} bytes at {offset:#x} of {size:#x} bytes of shared memory"));
+            return Err(format!(
+                "{len} bytes at {offset:#x} of {size:#x} bytes of shared memory"
+            ));
         }
         if of != block && !self.board.block_runs(of) {
-            return Err(format!("shared memory of block {of} of the cluster, which has ended"));
+            return Err(format!(
+                "shared memory of block {of} of the cluster, which has ended"
+            ));
         }
         if !offset.is_multiple_of(len) {
             return Err(format!("{len} bytes at shared address {address:#x}, not aligned"));

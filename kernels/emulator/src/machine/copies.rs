@@ -35,7 +35,10 @@ pub(super) enum What {
         to: usize,
     },
     /// An arrival after copies.
-    Arrival { moves: Vec<Move>, warp: usize },
+    Arrival {
+        moves: Vec<Move>,
+        warp: usize,
+    },
 }
 
 /// What is written to a block's shared memory, and the mbarrier that counts it.
@@ -52,7 +55,10 @@ pub(super) fn perform(moved: &Move, found: &mut Found, shared: &mut [u8]) -> Res
     place.fill(0);
     if moved.read > 0 {
         if !found.holds(moved.from, moved.read.into()) {
-            return Err(format!("cp.async of {} bytes at {:#x}, in no allocation", moved.read, moved.from));
+            return Err(format!(
+                "cp.async of {} bytes at {:#x}, in no allocation",
+                moved.read, moved.from
+            ));
         }
         let from = std::ptr::with_exposed_provenance::<u8>(moved.from as usize);
         let source: [u32; 4] = if moved.read == moved.bytes {
@@ -77,13 +83,21 @@ fn outside(to: usize, bytes: usize) -> String {
 
 impl Cluster {
     /// Does all that an mbarrier of a block waits for.
-    pub(super) fn perform_for(&mut self, found: &mut Found, block: usize, mbarrier: usize) -> Result<bool, String> {
+    pub(super) fn perform_for(
+        &mut self,
+        found: &mut Found,
+        block: usize,
+        mbarrier: usize,
+    ) -> Result<bool, String> {
         self.perform_those(found, |later| later.block == block && later.mbarrier == mbarrier)
     }
 
     /// Does the copies that a warp has asked for and that an mbarrier was to count.
     pub(super) fn perform_arrivals(&mut self, found: &mut Found, warp: usize) -> Result<bool, String> {
-        self.perform_those(found, |later| matches!(later.what, What::Arrival { warp: other, .. } if other == warp))
+        self.perform_those(
+            found,
+            |later| matches!(later.what, What::Arrival { warp: other, .. } if other == warp),
+        )
     }
 
     fn perform_those(&mut self, found: &mut Found, which: impl Fn(&Later) -> bool) -> Result<bool, String> {
@@ -104,9 +118,12 @@ impl Cluster {
         let bytes = match later.what {
             What::Tile { map, row, column, to } => {
                 let tile = map.tile((row, column), to);
-                let tile = tile.map_err(|address| format!("a tile's row at {address:#x}, in no allocation"))?;
+                let tile =
+                    tile.map_err(|address| format!("a tile's row at {address:#x}, in no allocation"))?;
                 let place = shared.bytes_mut().get_mut(to..to + tile.len());
-                place.ok_or_else(|| outside(to, tile.len()))?.copy_from_slice(&tile);
+                place
+                    .ok_or_else(|| outside(to, tile.len()))?
+                    .copy_from_slice(&tile);
                 tile.len()
             }
             What::Bytes { data, len, to } => {
@@ -122,7 +139,9 @@ impl Cluster {
                 return self.mbarrier(later.block, later.mbarrier, |mbarrier| mbarrier.arrive(1));
             }
         };
-        self.mbarrier(later.block, later.mbarrier, |mbarrier| mbarrier.expect(-(bytes as i64)))
+        self.mbarrier(later.block, later.mbarrier, |mbarrier| {
+            mbarrier.expect(-(bytes as i64))
+        })
     }
 
     /// Changes an mbarrier in a block's shared memory.
@@ -143,7 +162,12 @@ impl Cluster {
         Mbarrier::from_bits(u64::from_le_bytes(bytes.ok_or_else(|| outside(at, 8))?))
     }
 
-    pub(super) fn write_mbarrier(&mut self, block: usize, at: usize, mbarrier: Mbarrier) -> Result<(), String> {
+    pub(super) fn write_mbarrier(
+        &mut self,
+        block: usize,
+        at: usize,
+        mbarrier: Mbarrier,
+    ) -> Result<(), String> {
         let place = self.shared[block].bytes_mut().get_mut(at..at + 8);
         let place = place.ok_or_else(|| outside(at, 8))?;
         place.copy_from_slice(&mbarrier.bits().to_le_bytes());

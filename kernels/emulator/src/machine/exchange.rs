@@ -74,7 +74,11 @@ impl Warp {
             };
             let source = if ok { source } else { lane };
             within |= u32::from(ok) << lane;
-            result[i] = if mask >> source & 1 == 1 { value[source as usize] } else { NOTHING };
+            result[i] = if mask >> source & 1 == 1 {
+                value[source as usize]
+            } else {
+                NOTHING
+            };
         }
         self.put(to, result, mask);
         self.put_pred(valid, within, mask);
@@ -108,5 +112,4 @@ impl Warp {
         }
         Ok(())
     }
-
 }

@@ -43,9 +43,9 @@ pub(super) unsafe fn read(from: *const u8, bytes: usize) -> [u32; 4] {
                 [value as u32, (value >> 32) as u32, 0, 0]
             }
             #[cfg(target_arch = "x86_64")]
-            _ => std::mem::transmute::<std::arch::x86_64::__m128i, [u32; 4]>(std::arch::x86_64::_mm_load_si128(
-                from.cast(),
-            )),
+            _ => std::mem::transmute::<std::arch::x86_64::__m128i, [u32; 4]>(
+                std::arch::x86_64::_mm_load_si128(from.cast()),
+            ),
             #[cfg(not(target_arch = "x86_64"))]
             _ => from.cast::<[u32; 4]>().read_volatile(),
         }
@@ -150,7 +150,12 @@ impl Warp {
         pointer.map_err(|what| Trap::new(lane, what))
     }
 
-    fn slow_pointer(&mut self, access: &mut Access<'_>, lane: usize, address: u64) -> Result<*mut u8, String> {
+    fn slow_pointer(
+        &mut self,
+        access: &mut Access<'_>,
+        lane: usize,
+        address: u64,
+    ) -> Result<*mut u8, String> {
         let bytes = access.bytes;
         let space = match (access.space, address & !WITHIN_WINDOW) {
             (Space::Generic, SHARED_WINDOW) => Space::Shared,

@@ -85,13 +85,19 @@ pub(crate) fn run(kernel: &Kernel, launch: &Launch<'_>) -> Result<(), Fault> {
     let wrong = match () {
         () if !(1..=MAX_THREADS).contains(&threads) => Some(format!("{threads} threads in a block")),
         () if launch.grid.contains(&0) => Some(format!("grid {:?}", launch.grid)),
-        () if !(1..=MAX_CLUSTER).contains(&launch.cluster) || !launch.grid[0].is_multiple_of(launch.cluster) => {
-            Some(format!("clusters of {} in a grid of {:?}", launch.cluster, launch.grid))
+        () if !(1..=MAX_CLUSTER).contains(&launch.cluster)
+            || !launch.grid[0].is_multiple_of(launch.cluster) =>
+        {
+            Some(format!(
+                "clusters of {} in a grid of {:?}",
+                launch.cluster, launch.grid
+            ))
         }
         () if shared_bytes > MAX_SHARED_BYTES => Some(format!("{shared_bytes} bytes of shared memory")),
-        () if launch.arguments.len() < parameters => {
-            Some(format!("{} bytes of arguments of {parameters}", launch.arguments.len()))
-        }
+        () if launch.arguments.len() < parameters => Some(format!(
+            "{} bytes of arguments of {parameters}",
+            launch.arguments.len()
+        )),
         () => None,
     };
     if let Some(what) = wrong {
@@ -124,3 +130,6 @@ fn has_fma() -> bool {
         && is_x86_feature_detected!("lzcnt")
         && is_x86_feature_detected!("popcnt")
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,9 +69,16 @@ impl Warp {
                 };
                 let shared = cluster.shared[self.block].bytes();
                 let sides = (a, product.b);
-                let done = matrix::wgmma(product.half, sides, (self.place % 4, product.add), shared, &mut sums);
+                let done = matrix::wgmma(
+                    product.half,
+                    sides,
+                    (self.place % 4, product.add),
+                    shared,
+                    &mut sums,
+                );
                 if done.is_none() {
-                    let what = "a descriptor of wgmma that is not understood, or of what is not in shared memory";
+                    let what =
+                        "a descriptor of wgmma that is not understood, or of what is not in shared memory";
                     return Err(Trap::new(0, what.to_owned()));
                 }
                 for (&reg, sum) in product.sums.iter().zip(sums) {

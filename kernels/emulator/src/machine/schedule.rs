@@ -83,7 +83,7 @@ impl<'a, 'b> Schedule<'a, 'b> {
             if forever {
                 return Err(self.stuck(turn));
             }
-            if idle % PATIENCE == 0 {
+            if idle % PATIENCE == 0 && !all_run {
                 self.limit += self.limit.div_ceil(2);
             }
             if idle > 1000 && turn == Turn::Looked {
@@ -104,7 +104,11 @@ impl<'a, 'b> Schedule<'a, 'b> {
         self.next += 1;
         let blocks = self.cluster as usize;
         let cluster = Cluster {
-            first: [x as u32 * self.cluster, (rest % rows) as u32, (rest / rows) as u32],
+            first: [
+                x as u32 * self.cluster,
+                (rest % rows) as u32,
+                (rest / rows) as u32,
+            ],
             shared: (0..blocks).map(|_| Shared::new(self.shared_bytes)).collect(),
             board: Board::new(blocks, &self.lanes),
             later: Vec::new(),

@@ -122,7 +122,8 @@ impl Warp {
             &Op::SetPred(to, value) => self.put_pred(to, if value { u32::MAX } else { 0 }, mask),
             &Op::Insert(to, [a, b, position, len]) => {
                 let (a, b, position, len) = (self.word(a), self.word(b), self.word(position), self.word(len));
-                let value = |i: usize| words::inserted(a[i].into(), b[i].into(), position[i], len[i], 32) as u32;
+                let value =
+                    |i: usize| words::inserted(a[i].into(), b[i].into(), position[i], len[i], 32) as u32;
                 self.put(to, words::each(value), mask);
             }
             &Op::InsertWide(to, [a, b], [position, len]) => {
@@ -161,7 +162,11 @@ impl Warp {
                     return Ok(Flow::Yield(Turn::Looked));
                 }
             }
-            Op::Store { space, items, address } => self.store((run, cluster), (*space, address, mask), items)?,
+            Op::Store {
+                space,
+                items,
+                address,
+            } => self.store((run, cluster), (*space, address, mask), items)?,
             Op::Atomic {
                 op,
                 space,
@@ -214,23 +219,35 @@ impl Warp {
             Op::ClusterArrive => {
                 return match cluster.board.arrive(self.number, mask) {
                     true => Ok(Flow::Next),
-                    false => Err(Trap::new(first, "barrier.cluster.arrive twice, no wait between".to_owned())),
+                    false => Err(Trap::new(
+                        first,
+                        "barrier.cluster.arrive twice, no wait between".to_owned(),
+                    )),
                 };
             }
             Op::ClusterWait => {
                 self.at_cluster |= mask & cluster.board.before_cluster(self.number);
                 return Ok(Flow::Hold);
             }
-            &Op::WarpSync(lanes) | &Op::Vote(_, _, _, lanes) | &Op::Ballot(_, _, lanes) => self.word(lanes)[first],
-            &Op::Shuffle { from: [.., lanes], .. } | &Op::Redux(_, _, [_, lanes]) => self.word(lanes)[first],
-            Op::StoreMatrices(..) | Op::Mma(_) | Op::Wgmma(_) | Op::CommitProducts | Op::WaitProducts(_) => u32::MAX,
+            &Op::WarpSync(lanes) | &Op::Vote(_, _, _, lanes) | &Op::Ballot(_, _, lanes) => {
+                self.word(lanes)[first]
+            }
+            &Op::Shuffle {
+                from: [.., lanes], ..
+            }
+            | &Op::Redux(_, _, [_, lanes]) => self.word(lanes)[first],
+            Op::StoreMatrices(..) | Op::Mma(_) | Op::Wgmma(_) | Op::CommitProducts | Op::WaitProducts(_) => {
+                u32::MAX
+            }
             _ => return self.copies(run, cluster, (op, mask)),
         };
         let Some(mask) = self.meet(cluster, mask, wanted) else {
             return Ok(Flow::Park);
         };
         match op {
-            Op::StoreMatrices(address, registers) => self.store_matrices((run, cluster), address, *registers)?,
+            Op::StoreMatrices(address, registers) => {
+                self.store_matrices((run, cluster), address, *registers)?
+            }
             Op::Mma(mma) => self.mma(mma, mask),
             Op::Wgmma(wgmma) => self.begin_product(wgmma, mask),
             Op::CommitProducts => self.products.commit(),
@@ -248,9 +265,15 @@ impl Warp {
         (op, mask): (&Op, u32),
     ) -> Result<Flow, BoxedTrap> {
         match op {
-            Op::Mbarrier(Mbarrier::ArriveAfterCopies, address) => self.arrive_after_copies(cluster, address, mask)?,
+            Op::Mbarrier(Mbarrier::ArriveAfterCopies, address) => {
+                self.arrive_after_copies(cluster, address, mask)?
+            }
             Op::Mbarrier(op, address) => self.mbarrier(cluster, (*op, address), mask)?,
-            Op::TryWait { done, mbarrier, parity } => {
+            Op::TryWait {
+                done,
+                mbarrier,
+                parity,
+            } => {
                 let complete = self.try_wait((run, cluster), (mbarrier, *parity), mask)?;
                 self.put_pred(*done, complete, mask);
                 if complete & mask != mask {

@@ -125,10 +125,13 @@ impl Warp {
             at_cluster: 0,
             look_again: false,
         };
-        warp.words.extend(program.word_constants.iter().map(|&value| [value; 32]));
-        warp.wides.extend(program.wide_constants.iter().map(|&value| [value; 32]));
+        warp.words
+            .extend(program.word_constants.iter().map(|&value| [value; 32]));
+        warp.wides
+            .extend(program.wide_constants.iter().map(|&value| [value; 32]));
         if program.local_bytes > 0 {
-            warp.local.extend((0..32).map(|_| Shared::new(program.local_bytes)));
+            warp.local
+                .extend((0..32).map(|_| Shared::new(program.local_bytes)));
         }
         warp
     }
@@ -142,7 +145,11 @@ impl Warp {
 
     /// The line of the text that a lane is at.
     pub(super) fn line(&self, program: &Program, lane: usize) -> usize {
-        let pc = if self.group >> lane & 1 == 1 { self.pc } else { self.pcs[lane] };
+        let pc = if self.group >> lane & 1 == 1 {
+            self.pc
+        } else {
+            self.pcs[lane]
+        };
         program.code[pc as usize].line as usize
     }
 
@@ -287,7 +294,8 @@ impl Warp {
     /// Lanes that could run.
     fn ready(&self, cluster: &Cluster) -> u32 {
         let board = &cluster.board;
-        let waiting = self.parked | board.held(self.number) | self.at_cluster & board.before_cluster(self.number);
+        let waiting =
+            self.parked | board.held(self.number) | self.at_cluster & board.before_cluster(self.number);
         board.live(self.number) & !waiting
     }
 

@@ -70,7 +70,13 @@ fn bits(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
         Word::Popc => each(|i| a[i].count_ones()),
         Word::Clz => each(|i| a[i].leading_zeros()),
         Word::Brev => each(|i| a[i].reverse_bits()),
-        Word::BfindU => each(|i| if a[i] == 0 { u32::MAX } else { 31 - a[i].leading_zeros() }),
+        Word::BfindU => each(|i| {
+            if a[i] == 0 {
+                u32::MAX
+            } else {
+                31 - a[i].leading_zeros()
+            }
+        }),
         Word::BfindShiftU => each(|i| if a[i] == 0 { u32::MAX } else { a[i].leading_zeros() }),
         Word::BfeU => each(|i| extracted(a[i], b[i], c[i])),
         Word::BfeS => each(|i| extracted_signed(a[i], b[i], c[i])),
@@ -79,7 +85,13 @@ fn bits(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
         Word::Sub16 => each(|i| a[i].wrapping_sub(b[i]) & 0xffff),
         Word::Mul16 => each(|i| a[i].wrapping_mul(b[i]) & 0xffff),
         Word::Not16 => each(|i| !a[i] & 0xffff),
-        Word::Shl16 => each(|i| if b[i] < 16 { a[i] << (b[i] & 15) & 0xffff } else { 0 }),
+        Word::Shl16 => each(|i| {
+            if b[i] < 16 {
+                a[i] << (b[i] & 15) & 0xffff
+            } else {
+                0
+            }
+        }),
         Word::ShrS16 => each(|i| ((a[i] as i16) >> b[i].min(15)) as u16 as u32),
         Word::Low16 => each(|i| a[i] & 0xffff),
         Word::High16 => each(|i| a[i] >> 16),
@@ -134,7 +146,12 @@ fn floating(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
         Word::FToSDown => each(|i| a(i).floor() as i32 as u32),
         Word::FToUZero => each(|i| a(i) as u32),
         Word::FToUEven => each(|i| a(i).round_ties_even() as u32),
-        _ => halves(op, &each(|i| a(i).to_bits()), &each(|i| b(i).to_bits()), &each(|i| c(i).to_bits())),
+        _ => halves(
+            op,
+            &each(|i| a(i).to_bits()),
+            &each(|i| b(i).to_bits()),
+            &each(|i| c(i).to_bits()),
+        ),
     }
 }
 
@@ -151,19 +168,56 @@ fn halves(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
         Word::Bf16ToF => floats(|i| brain(a[i])),
         Word::SToF => floats(|i| a[i] as i32 as f32),
         Word::UToF => floats(|i| a[i] as f32),
-        Word::AddF16x2 => each(|i| both(|s, i| to_half(half(a[i] >> s & 0xffff) + half(b[i] >> s & 0xffff)), i)),
-        Word::SubF16x2 => each(|i| both(|s, i| to_half(half(a[i] >> s & 0xffff) - half(b[i] >> s & 0xffff)), i)),
-        Word::MulF16x2 => each(|i| both(|s, i| to_half(half(a[i] >> s & 0xffff) * half(b[i] >> s & 0xffff)), i)),
+        Word::AddF16x2 => each(|i| {
+            both(
+                |s, i| to_half(half(a[i] >> s & 0xffff) + half(b[i] >> s & 0xffff)),
+                i,
+            )
+        }),
+        Word::SubF16x2 => each(|i| {
+            both(
+                |s, i| to_half(half(a[i] >> s & 0xffff) - half(b[i] >> s & 0xffff)),
+                i,
+            )
+        }),
+        Word::MulF16x2 => each(|i| {
+            both(
+                |s, i| to_half(half(a[i] >> s & 0xffff) * half(b[i] >> s & 0xffff)),
+                i,
+            )
+        }),
         Word::FmaF16x2 => {
             let part = |x: &Lanes, s: u32, i: usize| half(x[i] >> s & 0xffff);
-            each(|i| both(|s, i| to_half(float::product_and_sum(part(a, s, i), part(b, s, i), part(c, s, i))), i))
+            each(|i| {
+                both(
+                    |s, i| {
+                        to_half(float::product_and_sum(
+                            part(a, s, i),
+                            part(b, s, i),
+                            part(c, s, i),
+                        ))
+                    },
+                    i,
+                )
+            })
         }
         Word::AddBf16x2 => each(|i| both(|s, i| to_brain(brain(a[i] >> s) + brain(b[i] >> s)), i)),
         Word::SubBf16x2 => each(|i| both(|s, i| to_brain(brain(a[i] >> s) - brain(b[i] >> s)), i)),
         Word::MulBf16x2 => each(|i| both(|s, i| to_brain(brain(a[i] >> s) * brain(b[i] >> s)), i)),
         Word::FmaBf16x2 => {
             let part = |x: &Lanes, s: u32, i: usize| brain(x[i] >> s);
-            each(|i| both(|s, i| to_brain(float::product_and_sum(part(a, s, i), part(b, s, i), part(c, s, i))), i))
+            each(|i| {
+                both(
+                    |s, i| {
+                        to_brain(float::product_and_sum(
+                            part(a, s, i),
+                            part(b, s, i),
+                            part(c, s, i),
+                        ))
+                    },
+                    i,
+                )
+            })
         }
         _ => *a,
     }

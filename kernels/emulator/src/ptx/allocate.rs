@@ -49,7 +49,11 @@ struct Seen {
 impl Seen {
     fn add(&mut self, number: u32, first: usize, written: bool) {
         if number & CONSTANT == 0 {
-            let list = if written { &mut self.written } else { &mut self.read };
+            let list = if written {
+                &mut self.written
+            } else {
+                &mut self.read
+            };
             list.push(first + number as usize);
         }
     }

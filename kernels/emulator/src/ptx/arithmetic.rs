@@ -4,7 +4,9 @@ use super::op::{Compare, Extend, Kind, Long, Reduce, Shift, Word};
 
 /// Opcodes of words, and how many they take.
 pub(super) fn word(opcode: &str) -> Option<(Word, usize)> {
-    integer(opcode).or_else(|| float(opcode)).or_else(|| conversion(opcode))
+    integer(opcode)
+        .or_else(|| float(opcode))
+        .or_else(|| conversion(opcode))
 }
 
 fn integer(opcode: &str) -> Option<(Word, usize)> {
@@ -123,7 +125,9 @@ fn conversion(opcode: &str) -> Option<(Word, usize)> {
 /// Opcodes of 64-bit values, and how many they take.
 pub(super) fn long(opcode: &str) -> Option<(Long, usize)> {
     Some(match opcode {
-        "mov.u64" | "mov.s64" | "mov.b64" | "mov.f64" | "cvta.to.global.u64" | "cvta.global.u64" => (Long::Mov, 1),
+        "mov.u64" | "mov.s64" | "mov.b64" | "mov.f64" | "cvta.to.global.u64" | "cvta.global.u64" => {
+            (Long::Mov, 1)
+        }
         // Addresses of parameters and of local memory are generic from the beginning.
         "cvta.param.u64" | "cvta.local.u64" | "cvta.to.local.u64" => (Long::Mov, 1),
         "cvta.shared.u64" => (Long::FromShared, 1),

@@ -186,7 +186,10 @@ impl<'a> Decoder<'a> {
     }
 
     fn error(&self, what: String) -> ParseError {
-        ParseError { line: self.line, what }
+        ParseError {
+            line: self.line,
+            what,
+        }
     }
 
     /// Behind `.reg`.
@@ -277,7 +280,12 @@ impl<'a> Decoder<'a> {
             Op::Long(op, names.to_wide(to)?, registers)
         } else if let Some(op) = arithmetic::shift(opcode) {
             let (to, from) = split(operands, 2)?;
-            Op::Shift(op, names.to_wide(to)?, names.wide(&from[0])?, names.word(&from[1])?)
+            Op::Shift(
+                op,
+                names.to_wide(to)?,
+                names.wide(&from[0])?,
+                names.word(&from[1])?,
+            )
         } else if let Some((op, count)) = arithmetic::extend(opcode) {
             let (to, from) = split(operands, count)?;
             let to = names.to_wide(to)?;
@@ -314,9 +322,15 @@ impl<'a> Decoder<'a> {
         let names = &mut self.names;
         let operands = &statement.operands[..];
         let op = match (statement.opcode, operands) {
-            ("and.pred", [to, a, b]) => Op::Logic(Logic::And, names.pred(to)?, [names.pred(a)?, names.pred(b)?]),
-            ("or.pred", [to, a, b]) => Op::Logic(Logic::Or, names.pred(to)?, [names.pred(a)?, names.pred(b)?]),
-            ("xor.pred", [to, a, b]) => Op::Logic(Logic::Xor, names.pred(to)?, [names.pred(a)?, names.pred(b)?]),
+            ("and.pred", [to, a, b]) => {
+                Op::Logic(Logic::And, names.pred(to)?, [names.pred(a)?, names.pred(b)?])
+            }
+            ("or.pred", [to, a, b]) => {
+                Op::Logic(Logic::Or, names.pred(to)?, [names.pred(a)?, names.pred(b)?])
+            }
+            ("xor.pred", [to, a, b]) => {
+                Op::Logic(Logic::Xor, names.pred(to)?, [names.pred(a)?, names.pred(b)?])
+            }
             ("not.pred", [to, a]) => Op::Logic(Logic::Not, names.pred(to)?, [names.pred(a)?; 2]),
             ("mov.pred", [to, Operand::Integer(value)]) => Op::SetPred(names.pred(to)?, *value != 0),
             ("mov.pred", [to, a]) => Op::Logic(Logic::Mov, names.pred(to)?, [names.pred(a)?; 2]),
@@ -329,7 +343,12 @@ impl<'a> Decoder<'a> {
                 Op::Select(names.to_word(to)?, from, names.pred(pred)?)
             }
             ("bfi.b32", [to, a, b, position, len]) => {
-                let from = [names.word(a)?, names.word(b)?, names.word(position)?, names.word(len)?];
+                let from = [
+                    names.word(a)?,
+                    names.word(b)?,
+                    names.word(position)?,
+                    names.word(len)?,
+                ];
                 Op::Insert(names.to_word(to)?, from)
             }
             ("bfi.b64", [to, a, b, position, len]) => {
@@ -367,7 +386,11 @@ impl<'a> Decoder<'a> {
                 let parts = [self.names.word(low)?, self.names.word(high)?];
                 let op = match self.names.find(name) {
                     Some(Name::Wide(wide)) => Op::Extend(Extend::Pack, wide, parts),
-                    _ => Op::Word(Word::Pack16, self.names.to_word(to)?, [parts[0], parts[1], parts[1]]),
+                    _ => Op::Word(
+                        Word::Pack16,
+                        self.names.to_word(to)?,
+                        [parts[0], parts[1], parts[1]],
+                    ),
                 };
                 self.emit(op);
             }
@@ -413,7 +436,10 @@ fn operands<'a>(lexer: &mut Lexer<'a>) -> Result<Vec<Operand<'a>>, ParseError> {
 }
 
 /// The result and `count` operands.
-fn split<'b, 'a>(operands: &'b [Operand<'a>], count: usize) -> Result<(&'b Operand<'a>, &'b [Operand<'a>]), Wrong> {
+fn split<'b, 'a>(
+    operands: &'b [Operand<'a>],
+    count: usize,
+) -> Result<(&'b Operand<'a>, &'b [Operand<'a>]), Wrong> {
     match operands {
         [to, from @ ..] if from.len() == count => Ok((to, from)),
         _ => Err(format!("{} operands", operands.len())),

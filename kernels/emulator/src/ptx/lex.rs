@@ -46,7 +46,10 @@ impl<'a> Lexer<'a> {
         let mut len = 0;
         loop {
             match rest[len..] {
-                [b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'$' | b'%' | b'.', ..] => len += 1,
+                [
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'$' | b'%' | b'.',
+                    ..,
+                ] => len += 1,
                 // A part of an opcode; a single colon ends a label.
                 [b':', b':', ..] => len += 2,
                 _ => break,

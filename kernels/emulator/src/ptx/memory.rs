@@ -70,7 +70,9 @@ pub(super) fn instruction<'a>(decoder: &mut Decoder<'a>, statement: &Statement<'
 fn words<'a, const N: usize>(decoder: &mut Decoder<'a>, operands: &[Operand<'a>]) -> Result<[Reg; N], Wrong> {
     let registers = operands.iter().map(|operand| decoder.names.word(operand));
     let registers = registers.collect::<Result<Vec<_>, _>>()?;
-    registers.try_into().map_err(|_| format!("{} words", operands.len()))
+    registers
+        .try_into()
+        .map_err(|_| format!("{} words", operands.len()))
 }
 
 fn space(parts: &[&str]) -> Space {
@@ -137,7 +139,11 @@ fn items<'a>(
     })
 }
 
-fn load<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn load<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     let [to, address, ..] = operands else {
         return Ok(None);
     };
@@ -149,7 +155,11 @@ fn load<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>])
     }))
 }
 
-fn store<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn store<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     let [address, from, ..] = operands else {
         return Ok(None);
     };
@@ -160,7 +170,11 @@ fn store<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]
     }))
 }
 
-fn store_async<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn store_async<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     let [address, from, mbarrier] = operands else {
         return Ok(None);
     };
@@ -171,7 +185,11 @@ fn store_async<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operan
     }))
 }
 
-fn atomic<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn atomic<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     let [.., name, kind] = parts else {
         return Ok(None);
     };
@@ -199,7 +217,11 @@ fn atomic<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>
     }))
 }
 
-fn barrier<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn barrier<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     Ok(match (parts, operands) {
         (["warp", "sync"], [lanes]) => Some(Op::WarpSync(decoder.names.word(lanes)?)),
         (["cluster", "arrive", ..], []) => Some(Op::ClusterArrive),
@@ -250,7 +272,11 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
     };
     let lanes = names.word(lanes)?;
     if let Some(op) = redux {
-        return Ok(Some(Op::Redux(op, names.to_word(to)?, [names.word(from)?, lanes])));
+        return Ok(Some(Op::Redux(
+            op,
+            names.to_word(to)?,
+            [names.word(from)?, lanes],
+        )));
     }
     let vote = match opcode {
         "vote.sync.all.pred" => Vote::All,
@@ -264,7 +290,11 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
     Ok(Some(Op::Vote(vote, names.pred(to)?, names.pred(from)?, lanes)))
 }
 
-fn mbarrier<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn mbarrier<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     let names = &mut decoder.names;
     Ok(match (parts, operands) {
         (["init", ..], [address, count]) => {
@@ -274,7 +304,10 @@ fn mbarrier<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'
         // The state that an arrival gives is of no use without a wait for it, which does not occur.
         (["arrive", "expect_tx", ..], [_, address, bytes]) => {
             let bytes = names.word(bytes)?;
-            Some(Op::Mbarrier(Mbarrier::ArriveExpectTx(bytes), names.address(address)?))
+            Some(Op::Mbarrier(
+                Mbarrier::ArriveExpectTx(bytes),
+                names.address(address)?,
+            ))
         }
         (["arrive", ..], [_, address, count @ ..]) if parts.get(1) != Some(&"noComplete") => {
             let count = names.word(count.first().unwrap_or(&Operand::Integer(1)))?;
@@ -293,7 +326,11 @@ fn mbarrier<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'
     })
 }
 
-fn copy<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn copy<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     let names = &mut decoder.names;
     Ok(match (parts, operands) {
         (["async", "commit_group"], []) => Some(Op::CommitCopies),
@@ -315,7 +352,18 @@ fn copy<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>])
                 read,
             }))
         }
-        (["async", "bulk", "tensor", "2d", "shared::cluster", "global", rest @ ..], [to, map, mbarrier, more @ ..]) => {
+        (
+            [
+                "async",
+                "bulk",
+                "tensor",
+                "2d",
+                "shared::cluster",
+                "global",
+                rest @ ..,
+            ],
+            [to, map, mbarrier, more @ ..],
+        ) => {
             let Operand::Memory(_, _, coordinates) = map else {
                 return Ok(None);
             };
@@ -340,7 +388,11 @@ fn copy<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>])
     })
 }
 
-fn wgmma<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
+fn wgmma<'a>(
+    decoder: &mut Decoder<'a>,
+    parts: &[&str],
+    operands: &[Operand<'a>],
+) -> Result<Option<Op>, Wrong> {
     let ["mma_async", "sync", "aligned", shape, "f32", kinds @ ..] = parts else {
         return Ok(match (parts[0], operands) {
             ("fence", []) => Some(Op::Nothing),
@@ -354,7 +406,9 @@ fn wgmma<'a>(decoder: &mut Decoder<'a>, parts: &[&str], operands: &[Operand<'a>]
         ["bf16", "bf16"] => Half::Bf16,
         _ => return Ok(None),
     };
-    let columns = shape.strip_prefix("m64n").and_then(|shape| shape.strip_suffix("k16"));
+    let columns = shape
+        .strip_prefix("m64n")
+        .and_then(|shape| shape.strip_suffix("k16"));
     let columns = columns.and_then(|columns| columns.parse::<usize>().ok());
     let [Operand::Vector(sums), a, b, add, rest @ ..] = operands else {
         return Ok(None);
@@ -412,4 +466,3 @@ fn mma<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) ->
         c: words(decoder, c)?,
     }))))
 }
-

@@ -247,7 +247,11 @@ mod tests {
                     Err(e) => println!("{path:?} {} {e}", kernel.name),
                 }
             }
-            println!("{path:?} {} kernels {code} instructions {words} {wides} {consts} {:?}", module.kernels.len(), t.elapsed());
+            println!(
+                "{path:?} {} kernels {code} instructions {words} {wides} {consts} {:?}",
+                module.kernels.len(),
+                t.elapsed()
+            );
         }
         println!("{}", size_of::<Instruction>());
     }

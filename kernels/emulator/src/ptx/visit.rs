@@ -152,7 +152,11 @@ fn later(op: &mut Op, to: &mut impl Visitor) {
                 Mbarrier::ArriveAfterCopies => {}
             }
         }
-        Op::TryWait { done, mbarrier, parity } => {
+        Op::TryWait {
+            done,
+            mbarrier,
+            parity,
+        } => {
             address(mbarrier, to);
             to.word(parity, false);
             to.pred(done, true);
