@@ -1,6 +1,6 @@
 //! Products of tensor cores (PTX ISA, "Matrix multiply-accumulate" of warps and of warpgroups): operands of 16 bits, sums in f32.
 
-use half::{bf16, f16};
+use crate::machine::float;
 
 /// The operands' element type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,59 +12,122 @@ pub(crate) enum Half {
 /// A register of each lane of a warp.
 pub(crate) type Lanes = [u32; 32];
 
+/// Sixteen rows of a left side.
+type Rows = [[f32; 16]; 16];
+/// Eight columns of a right side, k along the first index.
+type Columns = [[f32; 8]; 16];
+
 impl Half {
-    fn to_f32(self, bits: u16) -> f32 {
+    #[inline(always)]
+    fn to_f32<const N: usize>(self, bits: [u16; N]) -> [f32; N] {
         match self {
-            Self::F16 => f16::from_bits(bits).to_f32(),
-            Self::Bf16 => bf16::from_bits(bits).to_f32(),
+            Self::F16 => bits.map(|bits| float::f16_to_f32(bits.into())),
+            Self::Bf16 => bits.map(|bits| float::bf16_to_f32(bits.into())),
         }
     }
 
-    fn pair(self, word: u32) -> [f32; 2] {
-        [word as u16, (word >> 16) as u16].map(|bits| self.to_f32(bits))
+    /// The 8 x 8 matrix that a register of each lane is: lane 4 i + j has numbers 2 j and 2 j + 1 of row i.
+    #[inline(always)]
+    fn eight_rows(self, register: &Lanes) -> [f32; 64] {
+        let mut bits = [0; 64];
+        for (pair, word) in bits.as_chunks_mut::<2>().0.iter_mut().zip(register) {
+            *pair = [*word as u16, (*word >> 16) as u16];
+        }
+        self.to_f32(bits)
     }
 }
 
 /// The 16 x 16 matrix that four registers of each lane are (`mma.m16n8k16`, operand a; `wgmma`, a warp's rows of a).
-fn left(half: Half, registers: &[Lanes; 4]) -> [[f32; 16]; 16] {
+#[inline(always)]
+fn left(half: Half, registers: &[Lanes; 4]) -> Rows {
     let mut a = [[0.0; 16]; 16];
-    for lane in 0..32 {
-        let (g, t) = (lane / 4, lane % 4);
-        for (i, register) in registers.iter().enumerate() {
-            let (row, column) = (g + i % 2 * 8, 2 * t + i / 2 * 8);
-            a[row][column..column + 2].copy_from_slice(&half.pair(register[lane]));
+    for (i, register) in registers.iter().enumerate() {
+        let eight = half.eight_rows(register);
+        for (row, values) in eight.as_chunks::<8>().0.iter().enumerate() {
+            a[row + i % 2 * 8][i / 2 * 8..][..8].copy_from_slice(values);
         }
     }
     a
 }
 
-/// Adds `a (16, 16) . b (columns, 16)^T` to the sums that a lane has of each eight columns: (g, g) and (g + 8, g + 8).
-fn add_products(a: &[[f32; 16]; 16], b: &[[f32; 16]], sums: &mut [Lanes]) {
-    for (i, eight) in b.chunks_exact(8).enumerate() {
-        for (row, a) in a.iter().enumerate() {
-            for (column, b) in eight.iter().enumerate() {
-                let lane = row % 8 * 4 + column / 2;
-                let sum = &mut sums[4 * i + row / 8 * 2 + column % 2][lane];
-                let products = a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-                *sum = (f32::from_bits(*sum) + products).to_bits();
+/// `a . b`, of eight columns.
+#[inline(always)]
+fn products(a: &Rows, b: &Columns) -> [f32; 128] {
+    let mut sums = [0.0; 128];
+    let rows = a.as_chunks::<4>().0;
+    for (rows, sums) in rows.iter().zip(sums.as_chunks_mut::<32>().0) {
+        let mut four = [[0.0_f32; 8]; 4];
+        for (k, b) in b.iter().enumerate() {
+            for (row, sums) in rows.iter().zip(&mut four) {
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = added(row[k], *b, *sum);
+                }
             }
+        }
+        sums.copy_from_slice(four.as_flattened());
+    }
+    sums
+}
+
+/// `a * b + c`: the product of two numbers of 16 bits is exact, so that both ways are one.
+#[inline(always)]
+fn added(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_feature = "fma") {
+        a.mul_add(b, c)
+    } else {
+        a * b + c
+    }
+}
+
+/// Adds `a . b` to the four registers that a lane has of eight columns: (g, 2 t), (g, 2 t + 1), and of row g + 8.
+#[inline(always)]
+fn add_products(a: &Rows, b: &Columns, sums: &mut [Lanes; 4]) {
+    let products = products(a, b);
+    for (half, registers) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+        let [even, odd] = registers;
+        for lane in 0..32 {
+            let add = |sum: u32, product: f32| (f32::from_bits(sum) + product).to_bits();
+            even[lane] = add(even[lane], products[64 * half + 2 * lane]);
+            odd[lane] = add(odd[lane], products[64 * half + 2 * lane + 1]);
         }
     }
 }
 
 /// `mma.sync.m16n8k16.row.col`: c and the result are f32.
 pub(crate) fn mma_16_8_16(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4] {
-    let mut columns = [[0.0; 16]; 8];
-    for lane in 0..32 {
-        let (g, t) = (lane / 4, lane % 4);
-        for (i, register) in b.iter().enumerate() {
-            let k = 2 * t + 8 * i;
-            columns[g][k..k + 2].copy_from_slice(&half.pair(register[lane]));
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        // SAFETY: the CPU has what it is compiled for.
+        return unsafe { mma_with_avx2(half, a, b, c) };
+    }
+    mma(half, a, b, c)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn mma_with_avx2(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4] {
+    mma(half, a, b, c)
+}
+
+#[inline(always)]
+fn mma(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4] {
+    let mut columns = [[0.0; 8]; 16];
+    for (i, register) in b.iter().enumerate() {
+        let eight = half.eight_rows(register);
+        for k in 0..8 {
+            for column in 0..8 {
+                columns[8 * i + k][column] = eight[8 * column + k];
+            }
         }
     }
     let mut sums = *c;
     add_products(&left(half, a), &columns, &mut sums);
     sums
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
 }
 
 /// A side of a product that lies in shared memory, by its descriptor, k along rows ("K-major").
@@ -95,18 +158,25 @@ impl Operand {
         })
     }
 
-    /// Sixteen elements along k of a row.
-    fn row(&self, half: Half, shared: &[u8], row: usize) -> Option<[f32; 16]> {
+    /// Sixteen elements along k of each of eight rows, from an eighth one on.
+    #[inline(always)]
+    fn eight_rows(&self, half: Half, shared: &[u8], eighth: usize) -> Option<[[f32; 16]; 8]> {
         let line_bytes = 16 << self.swizzle_bits;
-        let mut elements = [0.0; 16];
-        for (k, element) in elements.iter_mut().enumerate() {
-            let at = self.offset + row / 8 * self.eight_rows + row % 8 * line_bytes + 2 * k;
+        let mut bits = [0; 128];
+        for (i, chunk) in bits.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let (row, half) = (i / 2, i % 2);
+            let at = self.offset + eighth * self.eight_rows + row * line_bytes + 16 * half;
             // Rows of 128 bytes choose by bits 7 to 9, of 64 by 7 and 8, of 32 by 7.
             let at = at ^ (at >> 7 & ((1 << self.swizzle_bits) - 1)) << 4;
-            let bytes = shared.get(at..at + 2)?;
-            *element = half.to_f32(u16::from_le_bytes([bytes[0], bytes[1]]));
+            let bytes = shared.get(at..at + 16)?;
+            for (bits, bytes) in chunk.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                *bits = u16::from_le_bytes(*bytes);
+            }
         }
-        Some(elements)
+        let values = half.to_f32(bits);
+        let mut rows = [[0.0; 16]; 8];
+        rows.as_flattened_mut().copy_from_slice(&values);
+        Some(rows)
     }
 }
 
@@ -120,28 +190,58 @@ pub(crate) enum Left<'a> {
 /// `sums`. `None`: a descriptor that is not understood, or one that leads outside of `shared`, the block's shared memory.
 pub(crate) fn wgmma(
     half: Half,
-    (a, b): (Left<'_>, u64),
+    sides: (Left<'_>, u64),
     (warp, add): (usize, bool),
     shared: &[u8],
     sums: &mut [Lanes],
 ) -> Option<()> {
+    if !add {
+        sums.fill([0; 32]);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if has_avx2() {
+        // SAFETY: the CPU has what it is compiled for.
+        return unsafe { wgmma_with_avx2(half, sides, warp, shared, sums) };
+    }
+    add_wgmma(half, sides, warp, shared, sums)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn wgmma_with_avx2(
+    half: Half,
+    sides: (Left<'_>, u64),
+    warp: usize,
+    shared: &[u8],
+    sums: &mut [Lanes],
+) -> Option<()> {
+    add_wgmma(half, sides, warp, shared, sums)
+}
+
+#[inline(always)]
+fn add_wgmma(half: Half, (a, b): (Left<'_>, u64), warp: usize, shared: &[u8], sums: &mut [Lanes]) -> Option<()> {
     let rows = match a {
         Left::Registers(registers) => left(half, registers),
         Left::Shared(descriptor) => {
             let operand = Operand::new(descriptor)?;
             let mut rows = [[0.0; 16]; 16];
-            for (i, row) in rows.iter_mut().enumerate() {
-                *row = operand.row(half, shared, 16 * warp + i)?;
+            for i in 0..2 {
+                let eight = operand.eight_rows(half, shared, 2 * warp + i)?;
+                rows[8 * i..8 * i + 8].copy_from_slice(&eight);
             }
             rows
         }
     };
     let operand = Operand::new(b)?;
-    let columns = (0..sums.len() * 2).map(|column| operand.row(half, shared, column));
-    let columns = columns.collect::<Option<Vec<_>>>()?;
-    if !add {
-        sums.fill([0; 32]);
+    for (eighth, sums) in sums.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let eight = operand.eight_rows(half, shared, eighth)?;
+        let mut columns = [[0.0; 8]; 16];
+        for (k, values) in columns.iter_mut().enumerate() {
+            for (value, column) in values.iter_mut().zip(&eight) {
+                *value = column[k];
+            }
+        }
+        add_products(&rows, &columns, sums);
     }
-    add_products(&rows, &columns, sums);
     Some(())
 }

@@ -6,7 +6,7 @@
 const NAN: u32 = 0x7fff_ffff;
 
 #[inline(always)]
-pub(super) fn f16_to_f32(bits: u32) -> f32 {
+pub(crate) fn f16_to_f32(bits: u32) -> f32 {
     let sign = (bits & 0x8000) << 16;
     let body = (bits & 0x7fff) << 13;
     // 2^112: the difference of the exponents' biases; exact, subnormal numbers included.
@@ -17,7 +17,7 @@ pub(super) fn f16_to_f32(bits: u32) -> f32 {
 }
 
 #[inline(always)]
-pub(super) fn bf16_to_f32(bits: u32) -> f32 {
+pub(crate) fn bf16_to_f32(bits: u32) -> f32 {
     f32::from_bits(bits << 16)
 }
 

@@ -5,7 +5,7 @@ mod barriers;
 mod cluster;
 mod copies;
 mod exchange;
-mod float;
+pub(crate) mod float;
 mod longs;
 mod memory;
 mod products;
