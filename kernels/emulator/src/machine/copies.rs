@@ -1,6 +1,6 @@
 //! What happens later: copies and stores to shared memory, done when somebody asks whether they are.
 
-use super::{barriers::Mbarrier, cluster::Cluster, memory};
+use super::{barriers::Mbarrier, cluster::Cluster, access};
 use crate::{memory::Found, tensor_map::TensorMap};
 
 /// A lane's copy of up to 16 bytes from global to shared memory.
@@ -63,16 +63,16 @@ pub(super) fn perform(moved: &Move, found: &mut Found, shared: &mut [u8]) -> Res
         let from = std::ptr::with_exposed_provenance::<u8>(moved.from as usize);
         let source: [u32; 4] = if moved.read == moved.bytes {
             // SAFETY: within an allocation, as was just found, and aligned, as was seen when the copy was asked for.
-            unsafe { memory::read(from, bytes) }
+            unsafe { access::read(from, bytes) }
         } else {
             let mut source = [0_u8; 16];
             for (i, byte) in source[..moved.read.into()].iter_mut().enumerate() {
                 // SAFETY: within an allocation, as was just found.
                 *byte = unsafe { from.add(i).read_volatile() };
             }
-            memory::words_of(&source)
+            access::words_of(&source)
         };
-        place.copy_from_slice(&memory::bytes_of(&source)[..bytes]);
+        place.copy_from_slice(&access::bytes_of(&source)[..bytes]);
     }
     Ok(())
 }
@@ -129,7 +129,7 @@ impl Cluster {
             What::Bytes { data, len, to } => {
                 let place = shared.bytes_mut().get_mut(to..to + len);
                 let place = place.ok_or_else(|| outside(to, len))?;
-                place.copy_from_slice(&memory::bytes_of(&data)[..len]);
+                place.copy_from_slice(&access::bytes_of(&data)[..len]);
                 len
             }
             What::Arrival { moves, .. } => {

@@ -3,7 +3,7 @@
 use super::{
     Run,
     cluster::Cluster,
-    memory::bytes_of,
+    access::bytes_of,
     warp::{BoxedTrap, Trap, Warp, lanes_of},
 };
 use crate::{

@@ -7,13 +7,14 @@ const NAN: u32 = 0x7fff_ffff;
 
 #[inline(always)]
 pub(crate) fn f16_to_f32(bits: u32) -> f32 {
+    /// The difference of the exponents' biases.
+    const BIAS: u32 = 112 << 23;
     let sign = (bits & 0x8000) << 16;
     let body = (bits & 0x7fff) << 13;
-    // 2^112: the difference of the exponents' biases; exact, subnormal numbers included.
-    let scaled = (f32::from_bits(body) * f32::from_bits(0x7780_0000)).to_bits();
-    let special = body | 0x7f80_0000;
-    let finite = bits & 0x7c00 != 0x7c00;
-    f32::from_bits(sign | if finite { scaled } else { special })
+    // A subnormal number is what is above 2^-14 with its last bits. Without subnormal operands, which are slow.
+    let small = (f32::from_bits(body + BIAS + (1 << 23)) - f32::from_bits(BIAS + (1 << 23))).to_bits();
+    let normal = if bits & 0x7c00 == 0 { small } else { body + BIAS };
+    f32::from_bits(sign | if bits & 0x7c00 == 0x7c00 { body | 0x7f80_0000 } else { normal })
 }
 
 #[inline(always)]
@@ -63,8 +64,10 @@ pub(super) fn product_and_sum(a: f32, b: f32, c: f32) -> f32 {
     } else {
         bits.wrapping_sub(1)
     };
-    let inexact = error != 0.0 && sum.is_finite() && bits & 1 == 0 && sum != 0.0 && !error.is_nan();
-    f32::from_bits(if inexact { odd } else { bits })
+    // An error that is not a number is not below or above 0.
+    let inexact = (error < 0.0) | (error > 0.0);
+    let even = bits & 1 == 0;
+    f32::from_bits(if inexact & even { odd } else { bits })
 }
 
 /// The smaller one; a number rather than none.

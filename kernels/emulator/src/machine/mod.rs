@@ -1,5 +1,6 @@
 //! Blocks, warps and lanes: runs a kernel.
 
+mod access;
 mod asynchronous;
 mod barriers;
 mod cluster;

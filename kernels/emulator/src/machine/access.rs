@@ -1,0 +1,188 @@
+//! Where lanes' accesses are, and single accesses.
+
+use super::{
+    Run,
+    cluster::Cluster,
+    warp::{BoxedTrap, Trap, Warp, lanes_of},
+};
+use crate::ptx::{Address, Base, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Space};
+
+/// What is below in a window of generic addresses.
+const WITHIN_WINDOW: u64 = SHARED_WINDOW - 1;
+
+pub(super) fn words_of(bytes: &[u8; 16]) -> [u32; 4] {
+    let (words, _) = bytes.as_chunks::<4>();
+    std::array::from_fn(|i| u32::from_le_bytes(words[i]))
+}
+
+pub(super) fn bytes_of(words: &[u32; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    for (place, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *place = word.to_le_bytes();
+    }
+    bytes
+}
+
+/// Reads 1, 2, 4, 8 or 16 bytes at once.
+///
+/// # Safety
+/// The bytes are there, and aligned.
+#[inline(always)]
+pub(super) unsafe fn read(from: *const u8, bytes: usize) -> [u32; 4] {
+    // SAFETY: as the caller says. Others may write there meanwhile: reads are volatile, and single.
+    unsafe {
+        match bytes {
+            1 => [from.read_volatile().into(), 0, 0, 0],
+            2 => [from.cast::<u16>().read_volatile().into(), 0, 0, 0],
+            4 => [from.cast::<u32>().read_volatile(), 0, 0, 0],
+            8 => {
+                let value = from.cast::<u64>().read_volatile();
+                [value as u32, (value >> 32) as u32, 0, 0]
+            }
+            #[cfg(target_arch = "x86_64")]
+            _ => std::mem::transmute::<std::arch::x86_64::__m128i, [u32; 4]>(
+                std::arch::x86_64::_mm_load_si128(from.cast()),
+            ),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => from.cast::<[u32; 4]>().read_volatile(),
+        }
+    }
+}
+
+/// Writes 1, 2, 4, 8 or 16 bytes at once.
+///
+/// # Safety
+/// The bytes are there, and aligned.
+#[inline(always)]
+pub(super) unsafe fn write(to: *mut u8, bytes: usize, data: [u32; 4]) {
+    // SAFETY: as the caller says. Others may read there meanwhile: writes are volatile, and single.
+    unsafe {
+        match bytes {
+            1 => to.write_volatile(data[0] as u8),
+            2 => to.cast::<u16>().write_volatile(data[0] as u16),
+            4 => to.cast::<u32>().write_volatile(data[0]),
+            8 => {
+                let value = u64::from(data[1]) << 32 | u64::from(data[0]);
+                to.cast::<u64>().write_volatile(value);
+            }
+            #[cfg(target_arch = "x86_64")]
+            _ => std::arch::x86_64::_mm_store_si128(
+                to.cast(),
+                std::mem::transmute::<[u32; 4], std::arch::x86_64::__m128i>(data),
+            ),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => to.cast::<[u32; 4]>().write_volatile(data),
+        }
+    }
+}
+
+/// What lanes access: a space, the lanes' addresses in it, how many bytes, and which lanes.
+#[derive(Clone, Copy)]
+pub(super) struct Access<'a> {
+    pub(super) space: Space,
+    pub(super) addresses: &'a [u64; 32],
+    pub(super) bytes: usize,
+    pub(super) mask: u32,
+}
+
+impl Warp {
+    /// Each lane's address.
+    #[inline(always)]
+    pub(super) fn addresses(&self, address: &Address) -> [u64; 32] {
+        let offset = address.offset as u64;
+        match address.base {
+            Base::None => [offset; 32],
+            Base::Word(reg) => {
+                let base = &self.words[reg.0 as usize];
+                // Addresses of 32 bits stay within these.
+                super::longs::each(|i| base[i].wrapping_add(offset as u32).into())
+            }
+            Base::Wide(wide) => {
+                let base = &self.wides[wide.0 as usize];
+                super::longs::each(|i| base[i].wrapping_add(offset))
+            }
+        }
+    }
+
+    /// Where the bytes of each lane of a mask are in this process: within a memory of the kernel, and aligned.
+    pub(super) fn locate(
+        &mut self,
+        run: &mut Run<'_>,
+        cluster: &mut Cluster,
+        access: Access<'_>,
+    ) -> Result<[usize; 32], BoxedTrap> {
+        let Access {
+            addresses,
+            bytes,
+            mask,
+            ..
+        } = access;
+        let own = addresses[mask.trailing_zeros() as usize % 32];
+        let (mut first, mut last, mut bits) = (own, own, 0);
+        for (lane, &address) in addresses.iter().enumerate() {
+            let address = if mask >> lane & 1 == 1 { address } else { own };
+            first = first.min(address);
+            last = last.max(address);
+            bits |= address;
+        }
+        if bits & (bytes as u64 - 1) == 0 {
+            // All at once, as nearly always.
+            if matches!(access.space, Space::Global | Space::Generic) {
+                if last < SHARED_WINDOW && run.found.holds(first, last - first + bytes as u64) {
+                    return Ok(addresses.map(|address| address as usize));
+                }
+            } else if access.space == Space::Shared {
+                let shared = cluster.shared[self.block].bytes_mut();
+                if last < 1 << 24 && last as usize + bytes <= shared.len() {
+                    let base = shared.as_mut_ptr().expose_provenance();
+                    return Ok(addresses.map(|address| base.wrapping_add(address as usize)));
+                }
+            }
+        }
+        let mut places = [0; 32];
+        for lane in lanes_of(mask) {
+            let place = self.locate_one(run, cluster, (access, lane));
+            places[lane] = place.map_err(|what| Trap::new(lane, what))?;
+        }
+        Ok(places)
+    }
+
+    fn locate_one(
+        &mut self,
+        run: &mut Run<'_>,
+        cluster: &mut Cluster,
+        (access, lane): (Access<'_>, usize),
+    ) -> Result<usize, String> {
+        let (bytes, address) = (access.bytes, access.addresses[lane]);
+        let space = match (access.space, address & !WITHIN_WINDOW) {
+            (Space::Generic, SHARED_WINDOW) => Space::Shared,
+            (Space::Generic, LOCAL_WINDOW) => Space::Local,
+            (Space::Generic, PARAM_WINDOW) => Space::Param,
+            (space, _) => space,
+        };
+        let offset = address & WITHIN_WINDOW;
+        let memory = match space {
+            Space::Shared => {
+                let (block, offset) = cluster.place(self.block, offset, bytes)?;
+                let first = cluster.shared[block].bytes_mut().as_mut_ptr();
+                return Ok(first.expose_provenance() + offset);
+            }
+            Space::Global | Space::Generic => {
+                if !address.is_multiple_of(bytes as u64) {
+                    return Err(format!("{bytes} bytes at {address:#x}, not aligned"));
+                }
+                if address >= SHARED_WINDOW || !run.found.holds(address, bytes as u64) {
+                    return Err(format!("{bytes} bytes at {address:#x}, in no allocation"));
+                }
+                return Ok(address as usize);
+            }
+            Space::Local => self.local.get_mut(lane),
+            Space::Param => Some(&mut run.arguments),
+        };
+        let place = memory.map(|memory| memory.bytes_mut());
+        let place = place
+            .filter(|place| offset as usize + bytes <= place.len() && offset.is_multiple_of(bytes as u64));
+        let place = place.ok_or_else(|| format!("{bytes} bytes at {offset:#x} of {space:?}"))?;
+        Ok(place.as_mut_ptr().expose_provenance() + offset as usize)
+    }
+}
