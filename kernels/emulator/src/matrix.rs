@@ -50,9 +50,10 @@ fn left(half: Half, registers: &[Lanes; 4]) -> Rows {
     a
 }
 
-/// `a . b`, of eight columns.
+/// `a . b`, of eight columns. The product of two numbers of 16 bits is exact, so that it does not matter whether it is
+/// `FUSED` with the sum: it may if the CPU has an instruction for it.
 #[inline(always)]
-fn products(a: &Rows, b: &Columns) -> [f32; 128] {
+fn products<const FUSED: bool>(a: &Rows, b: &Columns) -> [f32; 128] {
     let mut sums = [0.0; 128];
     let rows = a.as_chunks::<4>().0;
     for (rows, sums) in rows.iter().zip(sums.as_chunks_mut::<32>().0) {
@@ -60,7 +61,11 @@ fn products(a: &Rows, b: &Columns) -> [f32; 128] {
         for (k, b) in b.iter().enumerate() {
             for (row, sums) in rows.iter().zip(&mut four) {
                 for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = added(row[k], *b, *sum);
+                    *sum = if FUSED {
+                        row[k].mul_add(*b, *sum)
+                    } else {
+                        row[k] * b + *sum
+                    };
                 }
             }
         }
@@ -69,20 +74,10 @@ fn products(a: &Rows, b: &Columns) -> [f32; 128] {
     sums
 }
 
-/// `a * b + c`: the product of two numbers of 16 bits is exact, so that both ways are one.
-#[inline(always)]
-fn added(a: f32, b: f32, c: f32) -> f32 {
-    if cfg!(target_feature = "fma") {
-        a.mul_add(b, c)
-    } else {
-        a * b + c
-    }
-}
-
 /// Adds `a . b` to the four registers that a lane has of eight columns: (g, 2 t), (g, 2 t + 1), and of row g + 8.
 #[inline(always)]
-fn add_products(a: &Rows, b: &Columns, sums: &mut [Lanes; 4]) {
-    let products = products(a, b);
+fn add_products<const FUSED: bool>(a: &Rows, b: &Columns, sums: &mut [Lanes; 4]) {
+    let products = products::<FUSED>(a, b);
     for (half, registers) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
         let [even, odd] = registers;
         for lane in 0..32 {
@@ -100,17 +95,17 @@ pub(crate) fn mma_16_8_16(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes
         // SAFETY: the CPU has what it is compiled for.
         return unsafe { mma_with_avx2(half, a, b, c) };
     }
-    mma(half, a, b, c)
+    mma::<false>(half, a, b, c)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn mma_with_avx2(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4] {
-    mma(half, a, b, c)
+    mma::<true>(half, a, b, c)
 }
 
 #[inline(always)]
-fn mma(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4] {
+fn mma<const FUSED: bool>(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4] {
     let mut columns = [[0.0; 8]; 16];
     for (i, register) in b.iter().enumerate() {
         let eight = half.eight_rows(register);
@@ -121,7 +116,7 @@ fn mma(half: Half, a: &[Lanes; 4], b: &[Lanes; 2], c: &[Lanes; 4]) -> [Lanes; 4]
         }
     }
     let mut sums = *c;
-    add_products(&left(half, a), &columns, &mut sums);
+    add_products::<FUSED>(&left(half, a), &columns, &mut sums);
     sums
 }
 
@@ -203,7 +198,7 @@ pub(crate) fn wgmma(
         // SAFETY: the CPU has what it is compiled for.
         return unsafe { wgmma_with_avx2(half, sides, warp, shared, sums) };
     }
-    add_wgmma(half, sides, warp, shared, sums)
+    add_wgmma::<false>(half, sides, warp, shared, sums)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -215,11 +210,17 @@ fn wgmma_with_avx2(
     shared: &[u8],
     sums: &mut [Lanes],
 ) -> Option<()> {
-    add_wgmma(half, sides, warp, shared, sums)
+    add_wgmma::<true>(half, sides, warp, shared, sums)
 }
 
 #[inline(always)]
-fn add_wgmma(half: Half, (a, b): (Left<'_>, u64), warp: usize, shared: &[u8], sums: &mut [Lanes]) -> Option<()> {
+fn add_wgmma<const FUSED: bool>(
+    half: Half,
+    (a, b): (Left<'_>, u64),
+    warp: usize,
+    shared: &[u8],
+    sums: &mut [Lanes],
+) -> Option<()> {
     let rows = match a {
         Left::Registers(registers) => left(half, registers),
         Left::Shared(descriptor) => {
@@ -241,7 +242,7 @@ fn add_wgmma(half: Half, (a, b): (Left<'_>, u64), warp: usize, shared: &[u8], su
                 *value = column[k];
             }
         }
-        add_products(&rows, &columns, sums);
+        add_products::<FUSED>(&rows, &columns, sums);
     }
     Some(())
 }

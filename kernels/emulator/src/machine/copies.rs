@@ -1,6 +1,6 @@
 //! What happens later: copies and stores to shared memory, done when somebody asks whether they are.
 
-use super::{barriers::Mbarrier, cluster::Cluster, access};
+use super::{access, barriers::Mbarrier, cluster::Cluster};
 use crate::{memory::Found, tensor_map::TensorMap};
 
 /// A lane's copy of up to 16 bytes from global to shared memory.

@@ -2,8 +2,8 @@
 
 use super::{
     Run,
-    cluster::Cluster,
     access::bytes_of,
+    cluster::Cluster,
     warp::{BoxedTrap, Trap, Warp, lanes_of},
 };
 use crate::{

@@ -132,7 +132,13 @@ impl Warp {
                 for lane in lanes_of(mask) {
                     let data = self.stored(items, lane);
                     // SAFETY: as many bytes are there, and aligned, as was just seen.
-                    unsafe { write(ptr::with_exposed_provenance_mut(places[lane]), items.bytes(), data) };
+                    unsafe {
+                        write(
+                            ptr::with_exposed_provenance_mut(places[lane]),
+                            items.bytes(),
+                            data,
+                        )
+                    };
                 }
             }
         }

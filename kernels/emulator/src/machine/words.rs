@@ -105,11 +105,11 @@ fn bits(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
 }
 
 #[inline(always)]
-fn floating(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
+fn floating(op: Word, a_bits: &Lanes, b_bits: &Lanes, c_bits: &Lanes) -> Lanes {
     let (a, b, c) = (
-        |i: usize| float_at(a, i),
-        |i: usize| float_at(b, i),
-        |i: usize| float_at(c, i),
+        |i: usize| float_at(a_bits, i),
+        |i: usize| float_at(b_bits, i),
+        |i: usize| float_at(c_bits, i),
     );
     match op {
         Word::AddF => floats(|i| a(i) + b(i)),
@@ -146,81 +146,48 @@ fn floating(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
         Word::FToSDown => each(|i| a(i).floor() as i32 as u32),
         Word::FToUZero => each(|i| a(i) as u32),
         Word::FToUEven => each(|i| a(i).round_ties_even() as u32),
-        _ => halves(
-            op,
-            &each(|i| a(i).to_bits()),
-            &each(|i| b(i).to_bits()),
-            &each(|i| c(i).to_bits()),
-        ),
+        _ => halves(op, a_bits, b_bits, c_bits),
     }
 }
 
 #[inline(always)]
 fn halves(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
-    use float::{bf16_to_f32 as brain, f16_to_f32 as half, f32_to_bf16 as to_brain, f32_to_f16 as to_half};
-    /// An operation on both halves of a word; sums and products of 11 bits that are rounded twice are as if rounded once.
-    #[inline(always)]
-    fn both(f: impl Fn(u32, usize) -> u32, i: usize) -> u32 {
-        f(0, i) & 0xffff | f(16, i) << 16
-    }
+    // Sums and products of 11 bits that are rounded twice are as if rounded once.
     match op {
-        Word::F16ToF => floats(|i| half(a[i])),
-        Word::Bf16ToF => floats(|i| brain(a[i])),
+        Word::F16ToF => floats(|i| float::f16_to_f32(a[i])),
+        Word::Bf16ToF => floats(|i| float::bf16_to_f32(a[i])),
         Word::SToF => floats(|i| a[i] as i32 as f32),
         Word::UToF => floats(|i| a[i] as f32),
-        Word::AddF16x2 => each(|i| {
-            both(
-                |s, i| to_half(half(a[i] >> s & 0xffff) + half(b[i] >> s & 0xffff)),
-                i,
-            )
-        }),
-        Word::SubF16x2 => each(|i| {
-            both(
-                |s, i| to_half(half(a[i] >> s & 0xffff) - half(b[i] >> s & 0xffff)),
-                i,
-            )
-        }),
-        Word::MulF16x2 => each(|i| {
-            both(
-                |s, i| to_half(half(a[i] >> s & 0xffff) * half(b[i] >> s & 0xffff)),
-                i,
-            )
-        }),
-        Word::FmaF16x2 => {
-            let part = |x: &Lanes, s: u32, i: usize| half(x[i] >> s & 0xffff);
-            each(|i| {
-                both(
-                    |s, i| {
-                        to_half(float::product_and_sum(
-                            part(a, s, i),
-                            part(b, s, i),
-                            part(c, s, i),
-                        ))
-                    },
-                    i,
-                )
-            })
-        }
-        Word::AddBf16x2 => each(|i| both(|s, i| to_brain(brain(a[i] >> s) + brain(b[i] >> s)), i)),
-        Word::SubBf16x2 => each(|i| both(|s, i| to_brain(brain(a[i] >> s) - brain(b[i] >> s)), i)),
-        Word::MulBf16x2 => each(|i| both(|s, i| to_brain(brain(a[i] >> s) * brain(b[i] >> s)), i)),
-        Word::FmaBf16x2 => {
-            let part = |x: &Lanes, s: u32, i: usize| brain(x[i] >> s);
-            each(|i| {
-                both(
-                    |s, i| {
-                        to_brain(float::product_and_sum(
-                            part(a, s, i),
-                            part(b, s, i),
-                            part(c, s, i),
-                        ))
-                    },
-                    i,
-                )
-            })
-        }
+        Word::AddF16x2 => both_f16([a, b, c], |a, b, _| a + b),
+        Word::SubF16x2 => both_f16([a, b, c], |a, b, _| a - b),
+        Word::MulF16x2 => both_f16([a, b, c], |a, b, _| a * b),
+        Word::FmaF16x2 => both_f16([a, b, c], float::product_and_sum),
+        Word::AddBf16x2 => both_bf16([a, b, c], |a, b, _| a + b),
+        Word::SubBf16x2 => both_bf16([a, b, c], |a, b, _| a - b),
+        Word::MulBf16x2 => both_bf16([a, b, c], |a, b, _| a * b),
+        Word::FmaBf16x2 => both_bf16([a, b, c], float::product_and_sum),
         _ => *a,
     }
+}
+
+/// An operation on both halves of words. One loop for each step, which becomes vectors.
+#[inline(always)]
+fn both_f16(from: [&Lanes; 3], f: impl Fn(f32, f32, f32) -> f32) -> Lanes {
+    let [a, b, c] = from.map(|lanes| each(|i| float::f16_to_f32(lanes[i] & 0xffff).to_bits()));
+    let low = each(|i| float::f32_to_f16(f(float_at(&a, i), float_at(&b, i), float_at(&c, i))));
+    let [a, b, c] = from.map(|lanes| each(|i| float::f16_to_f32(lanes[i] >> 16).to_bits()));
+    let high = each(|i| float::f32_to_f16(f(float_at(&a, i), float_at(&b, i), float_at(&c, i))));
+    each(|i| low[i] | high[i] << 16)
+}
+
+/// As [`both_f16`].
+#[inline(always)]
+fn both_bf16(from: [&Lanes; 3], f: impl Fn(f32, f32, f32) -> f32) -> Lanes {
+    let [a, b, c] = from.map(|lanes| each(|i| float::bf16_to_f32(lanes[i]).to_bits()));
+    let low = each(|i| float::f32_to_bf16(f(float_at(&a, i), float_at(&b, i), float_at(&c, i))));
+    let [a, b, c] = from.map(|lanes| each(|i| float::bf16_to_f32(lanes[i] >> 16).to_bits()));
+    let high = each(|i| float::f32_to_bf16(f(float_at(&a, i), float_at(&b, i), float_at(&c, i))));
+    each(|i| low[i] | high[i] << 16)
 }
 
 fn extracted(a: u32, position: u32, len: u32) -> u32 {
@@ -270,7 +237,7 @@ pub(super) fn lop3(table: u8, a: u32, b: u32, c: u32) -> u32 {
     for i in 0..8 {
         let of = |x: u32, bit: u32| if i & bit != 0 { x } else { !x };
         let here = of(a, 4) & of(b, 2) & of(c, 1);
-        result |= if table >> i & 1 != 0 { here } else { 0 };
+        result |= here & u32::from(table >> i & 1).wrapping_neg();
     }
     result
 }

@@ -111,22 +111,69 @@ fn speed() {
     let b = [[0x3c003c00; 32]; 2];
     let mut c = [[0; 32]; 4];
     let t = std::time::Instant::now();
-    for _ in 0..1_000_000 { c = mma_16_8_16(Half::F16, &a, &b, &c); }
+    for _ in 0..1_000_000 {
+        c = mma_16_8_16(Half::F16, &a, &b, &c);
+    }
     println!("mma f16 {} GMAC/s", 2048e6 / t.elapsed().as_nanos() as f64);
     let t = std::time::Instant::now();
-    for _ in 0..1_000_000 { c = mma_16_8_16(Half::Bf16, &a, &b, &c); }
+    for _ in 0..1_000_000 {
+        c = mma_16_8_16(Half::Bf16, &a, &b, &c);
+    }
     println!("mma bf16 {} GMAC/s", 2048e6 / t.elapsed().as_nanos() as f64);
     let shared = vec![0u8; 65536];
     let mut sums = vec![[0; 32]; 128];
     let t = std::time::Instant::now();
-    for _ in 0..20_000 { wgmma(Half::F16, (Left::Shared(4611686293305360384), 4611686293305360384), (1, true), &shared, &mut sums).unwrap(); }
-    println!("wgmma f16 {} GMAC/s", 65536. * 20000. / t.elapsed().as_nanos() as f64);
-    for (name, body) in [("fma", "fma.rn.f32 %f1, %f2, %f3, %f1;"), ("add", "add.s32 %r5, %r6, %r7;"), ("add64", "add.s64 %rd5, %rd6, %rd7;"), ("ld.shared", "ld.shared.u32 %r6, [%r8];"),
-        ("ld.shared.v4", "ld.shared.v4.u32 {%r6,%r9,%r10,%r11}, [%r12];"), ("ld.global", "ld.global.u32 %r6, [%rd1];"), ("st.global", "st.global.u32 [%rd1], %r6;"), ("ex2", "ex2.approx.ftz.f32 %f1, %f2;"), ("cvt", "cvt.rn.f16.f32 %h1, %f2;"), ("cvtf", "cvt.f32.f16 %f3, %h1;"), ("fma2", "fma.rn.f16x2 %r5, %r6, %r7, %r5;"), ("prmt", "prmt.b32 %r5, %r6, %r7, 0x7250;"),("max", "max.f32 %f1, %f2, %f3;"), ("setp", "setp.lt.s32 %p1, %r2, %r3;"), ("shfl", "shfl.sync.bfly.b32 %r5|%p1, %r6, 4, 31, -1;"), ("lop3", "lop3.b32 %r5, %r6, %r7, %r5, 0x6a;"), ("shl","shl.b32 %r5, %r6, 3;"), ("mul","mul.lo.s32 %r5, %r6, 31;"), ("div","div.s32 %r5, %r6, 31;"), ("mma", "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1,%f2,%f3,%f4}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f1,%f2,%f3,%f4};")] {
+    for _ in 0..20_000 {
+        wgmma(
+            Half::F16,
+            (Left::Shared(4611686293305360384), 4611686293305360384),
+            (1, true),
+            &shared,
+            &mut sums,
+        )
+        .unwrap();
+    }
+    println!(
+        "wgmma f16 {} GMAC/s",
+        65536. * 20000. / t.elapsed().as_nanos() as f64
+    );
+    for (name, body) in [
+        ("fma", "fma.rn.f32 %f1, %f2, %f3, %f1;"),
+        ("add", "add.s32 %r5, %r6, %r7;"),
+        ("add64", "add.s64 %rd5, %rd6, %rd7;"),
+        ("ld.shared", "ld.shared.u32 %r6, [%r8];"),
+        ("ld.shared.v4", "ld.shared.v4.u32 {%r6,%r9,%r10,%r11}, [%r12];"),
+        ("ld.global", "ld.global.u32 %r6, [%rd1];"),
+        ("st.global", "st.global.u32 [%rd1], %r6;"),
+        ("ex2", "ex2.approx.ftz.f32 %f1, %f2;"),
+        ("cvt", "cvt.rn.f16.f32 %h1, %f2;"),
+        ("cvtf", "cvt.f32.f16 %f3, %h1;"),
+        ("fma2", "fma.rn.f16x2 %r5, %r6, %r7, %r5;"),
+        ("prmt", "prmt.b32 %r5, %r6, %r7, 0x7250;"),
+        ("max", "max.f32 %f1, %f2, %f3;"),
+        ("setp", "setp.lt.s32 %p1, %r2, %r3;"),
+        ("shfl", "shfl.sync.bfly.b32 %r5|%p1, %r6, 4, 31, -1;"),
+        ("lop3", "lop3.b32 %r5, %r6, %r7, %r5, 0x6a;"),
+        ("shl", "shl.b32 %r5, %r6, 3;"),
+        ("mul", "mul.lo.s32 %r5, %r6, 31;"),
+        ("div", "div.s32 %r5, %r6, 31;"),
+        (
+            "mma",
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1,%f2,%f3,%f4}, {%r1,%r2,%r3,%r4}, {%r5,%r6}, {%f1,%f2,%f3,%f4};",
+        ),
+    ] {
         let words = Words::new(&[0; 128]);
-        let body = format!("{OWN_WORD} shl.b32 %r8, %r1, 2; shl.b32 %r12, %r1, 4; mov.u32 %r20, 0; LOOP: {} add.s32 %r20, %r20, 1; setp.lt.s32 %p3, %r20, 10000; @%p3 bra LOOP;", body.repeat(50));
+        let body = format!(
+            "{OWN_WORD} shl.b32 %r8, %r1, 2; shl.b32 %r12, %r1, 4; mov.u32 %r20, 0; LOOP: {} add.s32 %r20, %r20, 1; setp.lt.s32 %p3, %r20, 10000; @%p3 bra LOOP;",
+            body.repeat(50)
+        );
         let t = std::time::Instant::now();
-        Kernel { shared_bytes: 1024, ..Kernel::new(&body) }.run(&[words.address]).unwrap();
+        Kernel {
+            shared_bytes: 1024,
+            ..Kernel::new(&body)
+        }
+        .run(&[words.address])
+        .unwrap();
         println!("{name} {} ns", t.elapsed().as_nanos() as f64 / 500_000.);
     }
 }
