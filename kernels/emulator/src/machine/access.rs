@@ -95,11 +95,11 @@ impl Warp {
             Base::Word(reg) => {
                 let base = &self.words[reg.0 as usize];
                 // Addresses of 32 bits stay within these.
-                super::longs::each(|i| base[i].wrapping_add(offset as u32).into())
+                each!(|i| base[i].wrapping_add(offset as u32).into())
             }
             Base::Wide(wide) => {
                 let base = &self.wides[wide.0 as usize];
-                super::longs::each(|i| base[i].wrapping_add(offset))
+                each!(|i| base[i].wrapping_add(offset))
             }
         }
     }

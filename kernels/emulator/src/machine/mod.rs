@@ -1,5 +1,16 @@
 //! Blocks, warps and lanes: runs a kernel.
 
+/// An array of what an expression is for each lane. No function, so that the loop becomes vectors whatever the expression.
+macro_rules! each {
+    (|$lane:ident| $value:expr) => {{
+        let mut lanes = [0; 32];
+        for ($lane, place) in lanes.iter_mut().enumerate() {
+            *place = $value;
+        }
+        lanes
+    }};
+}
+
 mod access;
 mod asynchronous;
 mod barriers;

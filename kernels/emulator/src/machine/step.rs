@@ -92,12 +92,12 @@ impl Warp {
             }
             &Op::Select(to, [a, b], pred) => {
                 let (pred, a, b) = (self.pred(pred), self.word(a), self.word(b));
-                let value = words::each(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
+                let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
                 self.put(to, value, mask);
             }
             &Op::SelectWide(to, [a, b], pred) => {
                 let (pred, a, b) = (self.pred(pred), self.wide(a), self.wide(b));
-                let value = longs::each(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
+                let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
                 self.put_wide(to, value, mask);
             }
             _ => return self.compute_more(op, mask),
@@ -124,16 +124,16 @@ impl Warp {
                 let (a, b, position, len) = (self.word(a), self.word(b), self.word(position), self.word(len));
                 let value =
                     |i: usize| words::inserted(a[i].into(), b[i].into(), position[i], len[i], 32) as u32;
-                self.put(to, words::each(value), mask);
+                self.put(to, each!(|i| value(i)), mask);
             }
             &Op::InsertWide(to, [a, b], [position, len]) => {
                 let (a, b, position, len) = (self.wide(a), self.wide(b), self.word(position), self.word(len));
-                let value = longs::each(|i| words::inserted(a[i], b[i], position[i], len[i], 64));
+                let value = each!(|i| words::inserted(a[i], b[i], position[i], len[i], 64));
                 self.put_wide(to, value, mask);
             }
             &Op::Lop3(table, to, [a, b, c]) => {
                 let (a, b, c) = (self.word(a), self.word(b), self.word(c));
-                self.put(to, words::each(|i| words::lop3(table, a[i], b[i], c[i])), mask);
+                self.put(to, each!(|i| words::lop3(table, a[i], b[i], c[i])), mask);
             }
             Op::Nothing => {}
             _ => return false,
@@ -190,7 +190,7 @@ impl Warp {
             }
             &Op::MapBlock(to, [address, block]) => {
                 let (address, block) = (self.word(address), self.word(block));
-                let value = words::each(|i| block[i].wrapping_add(1) << 24 | address[i] & 0xff_ffff);
+                let value = each!(|i| block[i].wrapping_add(1) << 24 | address[i] & 0xff_ffff);
                 self.put(to, value, mask);
             }
             _ => return self.together(run, cluster, (op, mask)),
@@ -302,18 +302,18 @@ impl Warp {
         let first = 32 * self.place as u64;
         let same = |value: u32| [value.into(); 32];
         match special {
-            Special::Tid(0) => longs::each(|i| (first + i as u64) % width),
-            Special::Tid(1) => longs::each(|i| (first + i as u64) / width % height),
-            Special::Tid(_) => longs::each(|i| (first + i as u64) / width / height),
+            Special::Tid(0) => each!(|i| (first + i as u64) % width),
+            Special::Tid(1) => each!(|i| (first + i as u64) / width % height),
+            Special::Tid(_) => each!(|i| (first + i as u64) / width / height),
             Special::Ntid(axis) => same(run.block[axis]),
             Special::Ctaid(0) => same(cluster.first[0] + self.block as u32),
             Special::Ctaid(axis) => same(cluster.first[axis]),
             Special::Nctaid(axis) => same(run.grid[axis]),
             Special::ClusterCtaRank => same(self.block as u32),
             Special::ClusterSize => same(cluster.shared.len() as u32),
-            Special::Lane => longs::each(|i| i as u64),
+            Special::Lane => each!(|i| i as u64),
             Special::Warp => same(self.place as u32),
-            Special::LanesBelow => longs::each(|i| (1 << i) - 1),
+            Special::LanesBelow => each!(|i| (1 << i) - 1),
             Special::Clock | Special::GlobalTimer => [run.begun.elapsed().as_nanos() as u64; 32],
         }
     }
