@@ -20,10 +20,20 @@ type Columns = [[f32; 8]; 16];
 impl Half {
     #[inline(always)]
     fn to_f32<const N: usize>(self, bits: [u16; N]) -> [f32; N] {
+        let mut values = [0.0; N];
         match self {
-            Self::F16 => bits.map(|bits| float::f16_to_f32(bits.into())),
-            Self::Bf16 => bits.map(|bits| float::bf16_to_f32(bits.into())),
+            Self::F16 => {
+                for (value, bits) in values.iter_mut().zip(bits) {
+                    *value = float::f16_to_f32(bits.into());
+                }
+            }
+            Self::Bf16 => {
+                for (value, bits) in values.iter_mut().zip(bits) {
+                    *value = float::bf16_to_f32(bits.into());
+                }
+            }
         }
+        values
     }
 
     /// The 8 x 8 matrix that a register of each lane is: lane 4 i + j has numbers 2 j and 2 j + 1 of row i.

@@ -107,22 +107,18 @@ pub(super) fn exp2(x: f32) -> f32 {
     let exponent = whole.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let rest = clamped - (whole - ROUND);
     // The series of 2^rest, |rest| <= 0.5: ln(2)^k / k!.
-    let mut sum = 1.525_273_4e-5_f32;
-    for factor in [
-        1.540_353e-4,
-        1.333_355_8e-3,
-        9.618_129e-3,
-        5.550_411e-2,
-        2.402_265_1e-1,
-        std::f32::consts::LN_2,
-        1.0,
-    ] {
-        sum = sum * rest + factor;
-    }
+    let sum = 1.525_273_4e-5 * rest + 1.540_353e-4;
+    let sum = sum * rest + 1.333_355_8e-3;
+    let sum = sum * rest + 9.618_129e-3;
+    let sum = sum * rest + 5.550_411e-2;
+    let sum = sum * rest + 2.402_265_1e-1;
+    let sum = sum * rest + std::f32::consts::LN_2;
+    let sum = sum * rest + 1.0;
     // In two steps: neither leaves the range of exponents of normal numbers.
     let half = exponent >> 1;
-    let power = |exponent: i32| f32::from_bits(((exponent + 127) << 23) as u32);
-    let result = sum * power(half) * power(exponent - half);
+    let first = f32::from_bits(((half + 127) << 23) as u32);
+    let second = f32::from_bits(((exponent - half + 127) << 23) as u32);
+    let result = sum * first * second;
     f32::from_bits(select(x.is_nan(), NAN, result.to_bits()))
 }
 

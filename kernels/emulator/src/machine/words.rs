@@ -10,21 +10,27 @@ pub(super) fn float_at(lanes: &Lanes, i: usize) -> f32 {
     f32::from_bits(lanes[i])
 }
 
-/// An operation on both halves of words, each a step for all lanes.
+/// An operation on one half of words, each a step for all lanes.
+macro_rules! half {
+    ($from:ident, $to:ident, $of:expr, $shift:expr, |$a:ident, $b:ident, $c:ident| $value:expr) => {{
+        let [x, y, z] = $of;
+        let x: Lanes = each!(|i| float::$from(x[i] >> $shift & 0xffff).to_bits());
+        let y: Lanes = each!(|i| float::$from(y[i] >> $shift & 0xffff).to_bits());
+        let z: Lanes = each!(|i| float::$from(z[i] >> $shift & 0xffff).to_bits());
+        let half: Lanes = each!(|i| {
+            let ($a, $b, $c) = (float_at(&x, i), float_at(&y, i), float_at(&z, i));
+            float::$to($value)
+        });
+        half
+    }};
+}
+
+/// An operation on both halves of words.
 macro_rules! both {
     ($from:ident, $to:ident, $of:expr, |$a:ident, $b:ident, $c:ident| $value:expr) => {{
-        let [x, y, z] = $of;
-        let mut halves = [[0; 32]; 2];
-        for (shift, half) in [0, 16].into_iter().zip(&mut halves) {
-            let x: Lanes = each!(|i| float::$from(x[i] >> shift & 0xffff).to_bits());
-            let y: Lanes = each!(|i| float::$from(y[i] >> shift & 0xffff).to_bits());
-            let z: Lanes = each!(|i| float::$from(z[i] >> shift & 0xffff).to_bits());
-            *half = each!(|i| {
-                let ($a, $b, $c) = (float_at(&x, i), float_at(&y, i), float_at(&z, i));
-                float::$to($value)
-            });
-        }
-        each!(|i| halves[0][i] | halves[1][i] << 16)
+        let low = half!($from, $to, $of, 0, |$a, $b, $c| $value);
+        let high = half!($from, $to, $of, 16, |$a, $b, $c| $value);
+        each!(|i| low[i] | high[i] << 16)
     }};
 }
 

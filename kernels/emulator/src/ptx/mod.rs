@@ -224,35 +224,3 @@ fn variable(lexer: &mut Lexer<'_>) -> Result<Variable, ParseError> {
         dynamic,
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn probe() {
-        for file in std::fs::read_dir("/work/wt/ptx").unwrap() {
-            let path = file.unwrap().path();
-            let t = std::time::Instant::now();
-            let module = Module::parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
-            let (mut code, mut words, mut wides, mut consts) = (0, 0, 0, 0);
-            for kernel in &module.kernels {
-                match kernel.program() {
-                    Ok(p) => {
-                        code += p.code.len();
-                        words = words.max(p.words);
-                        wides = wides.max(p.wides);
-                        consts = consts.max(p.word_constants.len());
-                    }
-                    Err(e) => println!("{path:?} {} {e}", kernel.name),
-                }
-            }
-            println!(
-                "{path:?} {} kernels {code} instructions {words} {wides} {consts} {:?}",
-                module.kernels.len(),
-                t.elapsed()
-            );
-        }
-        println!("{}", size_of::<Instruction>());
-    }
-}
