@@ -1,4 +1,5 @@
-//! Compiles every `cuda/*.cu` to a fatbin and lists them, with the feature `cuda`.
+//! Compiles every `cuda/*.cu` to a fatbin and lists them, with the feature `cuda`; with `FERRUM_CUDA_CODE=ptx` to Hopper's PTX
+//! instead, a text that a driver compiles when it is loaded, and the emulator of a GPU runs as it is.
 
 use std::{
     env, fs,
@@ -13,21 +14,30 @@ const TARGETS: [&str; 3] = [
     "arch=compute_90,code=compute_90",
 ];
 
+/// What a source is compiled to.
+#[derive(Clone, Copy)]
+enum Code {
+    Fatbin,
+    Ptx,
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=cuda");
     println!("cargo:rerun-if-env-changed=NVCC");
+    println!("cargo:rerun-if-env-changed=FERRUM_CUDA_CODE");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let nvcc = find_nvcc();
+    let code = Code::chosen();
     let mut list = String::from("const IMAGES: &[&Aligned<[u8]>] = &[\n");
     for source in sources() {
         let image = out
             .join(source.file_name().expect("a file"))
-            .with_extension("fatbin");
+            .with_extension(code.extension());
         if is_stale(&image, &source) {
-            compile(&nvcc, &source, &image);
+            code.compile(&nvcc, &source, &image);
         }
         list += &format!(
             "    &Aligned(*include_bytes!({:?})),\n",
@@ -81,13 +91,48 @@ fn find_nvcc() -> PathBuf {
     "nvcc".into()
 }
 
-fn compile(nvcc: &Path, source: &Path, image: &Path) {
-    let mut command = Command::new(nvcc);
-    command.args(["-fatbin", "-O3", "-std=c++17", "--threads=2"]);
-    for target in TARGETS {
-        command.args(["-gencode", target]);
+impl Code {
+    fn chosen() -> Self {
+        match env::var("FERRUM_CUDA_CODE").as_deref() {
+            Ok("ptx") => Self::Ptx,
+            Ok("fatbin") | Err(env::VarError::NotPresent) => Self::Fatbin,
+            other => panic!("FERRUM_CUDA_CODE is {other:?}: it may be fatbin or ptx"),
+        }
     }
-    let status = command.arg("-o").arg(image).arg(source).status();
-    let status = status.unwrap_or_else(|error| panic!("cannot run {}: {error}", nvcc.display()));
-    assert!(status.success(), "{} does not compile", source.display());
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Fatbin => "fatbin",
+            Self::Ptx => "ptx",
+        }
+    }
+
+    fn compile(self, nvcc: &Path, source: &Path, image: &Path) {
+        let mut command = Command::new(nvcc);
+        command.args(["-O3", "-std=c++17"]);
+        match self {
+            Self::Fatbin => {
+                command.args(["-fatbin", "--threads=2"]);
+                for target in TARGETS {
+                    command.args(["-gencode", target]);
+                }
+            }
+            Self::Ptx => {
+                command.args(["-ptx", "-arch=compute_90a"]);
+            }
+        }
+        let status = command.arg("-o").arg(image).arg(source).status();
+        let status = status.unwrap_or_else(|error| panic!("cannot run {}: {error}", nvcc.display()));
+        assert!(status.success(), "{} does not compile", source.display());
+        if let Self::Ptx = self {
+            end_text(image);
+        }
+    }
+}
+
+/// The driver finds a text's end by a zero.
+fn end_text(image: &Path) {
+    let mut text = fs::read(image).expect("what nvcc wrote");
+    text.push(0);
+    fs::write(image, text).expect("a writable OUT_DIR");
 }

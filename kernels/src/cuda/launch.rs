@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Fatbins are read in words.
+/// Fatbins are read in words; texts could lie anywhere.
 #[repr(C, align(64))]
 struct Aligned<T: ?Sized>(T);
 
@@ -39,7 +39,7 @@ pub(super) fn load_modules() -> Result<(Vec<sys::CUmodule>, HashMap<String, Func
     let mut functions = HashMap::new();
     for image in IMAGES {
         let mut module = ptr::null_mut();
-        // SAFETY: the image is a fatbin that nvcc wrote; the driver copies what it needs.
+        // SAFETY: the image is a fatbin that nvcc wrote, or a text that ends with a zero; the driver copies what it needs.
         check("cuModuleLoadData", unsafe {
             sys::cuModuleLoadData(&raw mut module, image.0.as_ptr().cast())
         })?;
