@@ -1,5 +1,8 @@
 //! The functions of `libcublasLt`, as far as the kernels' crate calls them: products with sums in f32.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     ffi::{c_int, c_void},
     ptr,
@@ -26,7 +29,7 @@ struct Layout {
     stride: usize,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Element {
     F32,
     F16,

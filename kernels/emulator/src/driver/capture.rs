@@ -76,7 +76,7 @@ fn spoil(which: impl Fn(&Stream, &Capture) -> bool) -> Answer {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamBeginCapture_v2(handle: CUstream, mode: CUstreamCaptureMode) -> CUresult {
+pub(super) extern "C" fn cuStreamBeginCapture_v2(handle: CUstream, mode: CUstreamCaptureMode) -> CUresult {
     let begin = |stream: Arc<Stream>| {
         let mut capturing = lock(&CAPTURING);
         let mut capture = lock(&stream.capture);
@@ -96,7 +96,7 @@ extern "C" fn cuStreamBeginCapture_v2(handle: CUstream, mode: CUstreamCaptureMod
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamEndCapture(handle: CUstream, graph: *mut CUgraph) -> CUresult {
+pub(super) unsafe extern "C" fn cuStreamEndCapture(handle: CUstream, graph: *mut CUgraph) -> CUresult {
     let end = |stream: Arc<Stream>| {
         let mut capturing = lock(&CAPTURING);
         let mut capture = lock(&stream.capture);
@@ -117,7 +117,7 @@ unsafe extern "C" fn cuStreamEndCapture(handle: CUstream, graph: *mut CUgraph) -
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuGraphInstantiateWithFlags(
+pub(super) unsafe extern "C" fn cuGraphInstantiateWithFlags(
     executable: *mut CUgraphExec,
     graph: CUgraph,
     _flags: c_ulonglong,
@@ -131,7 +131,7 @@ unsafe extern "C" fn cuGraphInstantiateWithFlags(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphLaunch(executable: CUgraphExec, handle: CUstream) -> CUresult {
+pub(super) extern "C" fn cuGraphLaunch(executable: CUgraphExec, handle: CUstream) -> CUresult {
     let launch = || {
         let (stream, works) = (stream(handle)?, EXECUTABLES.get(executable)?);
         stream.ask(move || works.iter().try_for_each(|work| work()))
@@ -140,11 +140,11 @@ extern "C" fn cuGraphLaunch(executable: CUgraphExec, handle: CUstream) -> CUresu
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphDestroy(graph: CUgraph) -> CUresult {
+pub(super) extern "C" fn cuGraphDestroy(graph: CUgraph) -> CUresult {
     code(GRAPHS.remove(graph).map(drop))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphExecDestroy(executable: CUgraphExec) -> CUresult {
+pub(super) extern "C" fn cuGraphExecDestroy(executable: CUgraphExec) -> CUresult {
     code(EXECUTABLES.remove(executable).map(drop))
 }

@@ -61,7 +61,7 @@ fn allocate(device: &Device, len: usize) -> Answer<u64> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemAlloc_v2(address: *mut CUdeviceptr, len: usize) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemAlloc_v2(address: *mut CUdeviceptr, len: usize) -> CUresult {
     let allocated = current().and_then(|device| {
         let address = allocate(&device, len)?;
         lock(&device.memory).insert(address, len);
@@ -73,7 +73,7 @@ unsafe extern "C" fn cuMemAlloc_v2(address: *mut CUdeviceptr, len: usize) -> CUr
 
 /// Waits for the device that the memory is of, and for no other: what runs there may wait for this thread.
 #[unsafe(no_mangle)]
-extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
+pub(super) extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
     let free = || {
         current()?;
         let is_owner = |device: &&Arc<Device>| lock(&device.memory).contains_key(&address);
@@ -89,7 +89,11 @@ extern "C" fn cuMemFree_v2(address: CUdeviceptr) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, len: usize, _flags: c_uint) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemHostAlloc(
+    address: *mut *mut c_void,
+    len: usize,
+    _flags: c_uint,
+) -> CUresult {
     let allocated = current().and_then(|device| {
         forbid_beside_own()?;
         let address = memory::allocate(len).ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
@@ -101,7 +105,7 @@ unsafe extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, len: usize, _flag
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemFreeHost(memory: *mut c_void) -> CUresult {
+pub(super) extern "C" fn cuMemFreeHost(memory: *mut c_void) -> CUresult {
     let address = memory.addr() as u64;
     let free = || {
         current()?;
@@ -118,7 +122,7 @@ extern "C" fn cuMemFreeHost(memory: *mut c_void) -> CUresult {
 
 /// Pageable memory is read before this returns, pinned memory when the stream comes to it.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
+pub(super) unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     to: CUdeviceptr,
     from: *const c_void,
     len: usize,
@@ -145,7 +149,7 @@ unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
 
 /// Pageable memory is written before this returns.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
+pub(super) unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     to: *mut c_void,
     from: CUdeviceptr,
     len: usize,
@@ -190,7 +194,7 @@ fn forbid_recording(stream: &Stream) -> Answer {
 
 /// Between memory of devices.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpy2DAsync_v2(copies: *const CUDA_MEMCPY2D, of: CUstream) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemcpy2DAsync_v2(copies: *const CUDA_MEMCPY2D, of: CUstream) -> CUresult {
     if copies.is_null() {
         return CUresult::CUDA_ERROR_INVALID_VALUE;
     }
@@ -230,7 +234,12 @@ unsafe extern "C" fn cuMemcpy2DAsync_v2(copies: *const CUDA_MEMCPY2D, of: CUstre
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemsetD8Async(to: CUdeviceptr, value: c_uchar, len: usize, of: CUstream) -> CUresult {
+pub(super) extern "C" fn cuMemsetD8Async(
+    to: CUdeviceptr,
+    value: c_uchar,
+    len: usize,
+    of: CUstream,
+) -> CUresult {
     let ask = |stream: Arc<Stream>| {
         expect_allocated(to, len)?;
         stream.ask(move || {

@@ -128,7 +128,7 @@ fn of_context(context: CUcontext) -> Answer<Arc<Device>> {
 
 #[unsafe(no_mangle)]
 #[expect(clippy::print_stderr, reason = "as of a fault")]
-extern "C" fn cuInit(flags: c_uint) -> CUresult {
+pub(super) extern "C" fn cuInit(flags: c_uint) -> CUresult {
     match &*DEVICES {
         Ok(devices) if devices.is_empty() => CUresult::CUDA_ERROR_NO_DEVICE,
         Ok(_) if flags != 0 => CUresult::CUDA_ERROR_INVALID_VALUE,
@@ -141,19 +141,19 @@ extern "C" fn cuInit(flags: c_uint) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
     // SAFETY: the caller's.
     code(all().and_then(|devices| unsafe { give(count, devices.len() as c_int) }))
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGet(gpu: *mut CUdevice, ordinal: c_int) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGet(gpu: *mut CUdevice, ordinal: c_int) -> CUresult {
     // SAFETY: the caller's.
     code(device(ordinal).and_then(|_| unsafe { give(gpu, ordinal) }))
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, gpu: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, gpu: CUdevice) -> CUresult {
     if device(gpu).is_err() {
         return CUresult::CUDA_ERROR_INVALID_DEVICE;
     }
@@ -166,13 +166,17 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, gpu: CUdevic
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, gpu: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, gpu: CUdevice) -> CUresult {
     // SAFETY: the caller's.
     code(device(gpu).and_then(|_| unsafe { give(bytes, MEMORY_BYTES) }))
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, which: Attribute, gpu: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGetAttribute(
+    value: *mut c_int,
+    which: Attribute,
+    gpu: CUdevice,
+) -> CUresult {
     let attribute = |device: &Device| match which {
         Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR => Ok(9),
         Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR => Ok(0),
@@ -185,21 +189,25 @@ unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, which: Attribute, g
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceCanAccessPeer(can: *mut c_int, gpu: CUdevice, peer: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceCanAccessPeer(
+    can: *mut c_int,
+    gpu: CUdevice,
+    peer: CUdevice,
+) -> CUresult {
     let both = device(gpu).and_then(|_| device(peer));
     // SAFETY: the caller's.
     code(both.and_then(|_| unsafe { give(can, (gpu != peer).into()) }))
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, gpu: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, gpu: CUdevice) -> CUresult {
     let handle = device(gpu).map(|device| ptr::without_provenance_mut(device.ordinal + 1));
     // SAFETY: the caller's.
     code(handle.and_then(|handle| unsafe { give(context, handle) }))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxSetCurrent(context: CUcontext) -> CUresult {
+pub(super) extern "C" fn cuCtxSetCurrent(context: CUcontext) -> CUresult {
     if context.is_null() {
         CURRENT.set(None);
         return CUresult::CUDA_SUCCESS;
@@ -208,7 +216,7 @@ extern "C" fn cuCtxSetCurrent(context: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxEnablePeerAccess(peer: CUcontext, flags: c_uint) -> CUresult {
+pub(super) extern "C" fn cuCtxEnablePeerAccess(peer: CUcontext, flags: c_uint) -> CUresult {
     let enable = || {
         let (device, peer) = (current()?, of_context(peer)?);
         if flags != 0 {
@@ -226,7 +234,7 @@ extern "C" fn cuCtxEnablePeerAccess(peer: CUcontext, flags: c_uint) -> CUresult 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
     let tell = |device: Arc<Device>| {
         // SAFETY: the caller's.
         unsafe { give(free, device.free_bytes()).and(give(total, MEMORY_BYTES)) }

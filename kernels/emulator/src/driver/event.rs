@@ -60,7 +60,7 @@ impl Event {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventCreate(handle: *mut CUevent, flags: c_uint) -> CUresult {
+pub(super) unsafe extern "C" fn cuEventCreate(handle: *mut CUevent, flags: c_uint) -> CUresult {
     let create = |device| {
         Arc::new(Event {
             device,
@@ -73,13 +73,13 @@ unsafe extern "C" fn cuEventCreate(handle: *mut CUevent, flags: c_uint) -> CUres
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventDestroy_v2(handle: CUevent) -> CUresult {
+pub(super) extern "C" fn cuEventDestroy_v2(handle: CUevent) -> CUresult {
     code(EVENTS.remove(handle).map(drop))
 }
 
 /// Not beside a recording: its events would be no places in time.
 #[unsafe(no_mangle)]
-extern "C" fn cuEventRecord(handle: CUevent, of: CUstream) -> CUresult {
+pub(super) extern "C" fn cuEventRecord(handle: CUevent, of: CUstream) -> CUresult {
     let record = || {
         let (event, stream) = (EVENTS.get(handle)?, stream(of)?);
         if !Arc::ptr_eq(&event.device, &stream.device) {
@@ -97,7 +97,7 @@ extern "C" fn cuEventRecord(handle: CUevent, of: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventQuery(handle: CUevent) -> CUresult {
+pub(super) extern "C" fn cuEventQuery(handle: CUevent) -> CUresult {
     let look = |event: Arc<Event>| match event.mark() {
         Some(mark) if mark.at().is_none() => Err(CUresult::CUDA_ERROR_NOT_READY),
         _ => event.device.check(),
@@ -106,7 +106,7 @@ extern "C" fn cuEventQuery(handle: CUevent) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventSynchronize(handle: CUevent) -> CUresult {
+pub(super) extern "C" fn cuEventSynchronize(handle: CUevent) -> CUresult {
     let wait = |event: Arc<Event>| {
         if let Some(mark) = event.mark() {
             mark.wait();
@@ -117,7 +117,11 @@ extern "C" fn cuEventSynchronize(handle: CUevent) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventElapsedTime_v2(ms: *mut f32, start: CUevent, end: CUevent) -> CUresult {
+pub(super) unsafe extern "C" fn cuEventElapsedTime_v2(
+    ms: *mut f32,
+    start: CUevent,
+    end: CUevent,
+) -> CUresult {
     let elapsed = || {
         let (start, end) = (EVENTS.get(start)?, EVENTS.get(end)?);
         start.device.check()?;

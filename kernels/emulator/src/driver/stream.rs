@@ -142,19 +142,19 @@ impl Stream {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamCreate(handle: *mut CUstream, _flags: c_uint) -> CUresult {
+pub(super) unsafe extern "C" fn cuStreamCreate(handle: *mut CUstream, _flags: c_uint) -> CUresult {
     let created = current().and_then(Stream::start);
     // SAFETY: the caller's.
     code(created.and_then(|stream| unsafe { give(handle, STREAMS.add(stream)) }))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamDestroy_v2(handle: CUstream) -> CUresult {
+pub(super) extern "C" fn cuStreamDestroy_v2(handle: CUstream) -> CUresult {
     code(STREAMS.remove(handle).map(|stream| stream.close()))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamSynchronize(handle: CUstream) -> CUresult {
+pub(super) extern "C" fn cuStreamSynchronize(handle: CUstream) -> CUresult {
     let wait = |stream: Arc<Stream>| {
         stream.forbid_capture()?;
         stream.drain();
@@ -164,7 +164,7 @@ extern "C" fn cuStreamSynchronize(handle: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamQuery(handle: CUstream) -> CUresult {
+pub(super) extern "C" fn cuStreamQuery(handle: CUstream) -> CUresult {
     let look = |stream: Arc<Stream>| {
         stream.forbid_capture()?;
         match stream.is_idle() {

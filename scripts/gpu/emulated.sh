@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The tests of the CUDA backend without a GPU: kernels compiled to PTX, run by the emulator (kernels/emulator).
+# Usage: emulated.sh [PACKAGE TEST [ARGUMENT...]]; without any, all tests. FERRUM_EMULATED_GPUS says how many GPUs there are.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit
+target=${CARGO_TARGET_DIR:-target}
+libraries=$target/emulator
+cargo build --package ferrum-cuda-emulator || exit
+mkdir -p "$libraries" || exit
+# By these names the driver, cuBLASLt and NCCL are looked for.
+for name in libcuda.so libcuda.so.1 libcublasLt.so libnccl.so.2; do
+    ln -sf "$(realpath "$target/debug/libferrum_cuda_emulator.so")" "$libraries/$name" || exit
+done
+LD_LIBRARY_PATH=$(realpath "$libraries")${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export LD_LIBRARY_PATH FERRUM_CUDA_CODE=ptx
+
+run() { # PACKAGE TEST [ARGUMENT...]
+    echo "== $1: $2" >&2
+    cargo test --package "$1" --features cuda --test "$2" -- "${@:3}"
+}
+
+if [[ $# -gt 0 ]]; then
+    run "$@"
+    exit
+fi
+failed=0
+run ferrum-kernels cuda || failed=1
+run ferrum-models cuda || failed=1
+run ferrum-runtime cuda_ahead || failed=1
+run ferrum-runtime cuda_company || failed=1
+export FERRUM_EMULATED_GPUS=2
+run ferrum-kernels cuda_ranks || failed=1
+run ferrum-models cuda_ranks || failed=1
+run ferrum-runtime cuda_ranks || failed=1
+exit $failed
