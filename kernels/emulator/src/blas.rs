@@ -5,7 +5,6 @@ mod tests;
 
 use std::{
     ffi::{c_int, c_void},
-    ptr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,9 +14,11 @@ use cudarc::cublaslt::sys::{
     cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as PrefAttribute,
     cublasLtMatrixLayout_t, cublasStatus_t as Status, cudaDataType, cudaStream_t,
 };
-use half::{bf16, f16};
 
-use crate::driver::{Handles, current, forbid_beside_any, give, is_allocated, stream};
+use crate::{
+    driver::{Handles, current, forbid_beside_any, give, stream},
+    element::Element,
+};
 
 /// Column by column, as cuBLAS has matrices.
 #[derive(Clone, Copy)]
@@ -27,13 +28,6 @@ struct Layout {
     columns: usize,
     /// Elements from one column to the next.
     stride: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Element {
-    F32,
-    F16,
-    Bf16,
 }
 
 /// Whether each side is transposed.
@@ -342,55 +336,27 @@ impl Layout {
         }
     }
 
-    /// Where the matrix lies, if that is allocated.
-    fn bytes(&self, name: &str, address: u64) -> Result<*mut u8, String> {
-        let size = match self.element {
-            Element::F32 => 4,
-            Element::F16 | Element::Bf16 => 2,
-        };
-        let elements = match self.columns {
-            0 => 0,
-            columns => (columns - 1) * self.stride + self.rows,
-        };
-        match elements == 0 || is_allocated(address, elements * size) {
-            true => Ok(ptr::with_exposed_provenance_mut(address as usize)),
-            false => Err(format!(
-                "cublasLtMatmul: {name} at {address:#x} is not all allocated"
-            )),
-        }
-    }
-
     /// The columns without what lies between them.
     fn read(&self, name: &str, address: u64) -> Result<Vec<f32>, String> {
-        let from = self.bytes(name, address)?;
         let mut values = Vec::with_capacity(self.rows * self.columns);
         for column in 0..self.columns {
-            let at = (0..self.rows).map(|row| column * self.stride + row);
-            // SAFETY: the whole matrix is allocated, its elements lie at multiples of their size or are read as if they did not.
-            values.extend(at.map(|at| unsafe {
-                match self.element {
-                    Element::F32 => from.cast::<f32>().add(at).read_unaligned(),
-                    Element::F16 => from.cast::<f16>().add(at).read_unaligned().to_f32(),
-                    Element::Bf16 => from.cast::<bf16>().add(at).read_unaligned().to_f32(),
-                }
-            }));
+            let read = self
+                .element
+                .read(self.column(address, column), self.rows, &mut values);
+            read.map_err(|error| format!("cublasLtMatmul: {name}: {error}"))?;
         }
         Ok(values)
     }
 
     fn write(&self, name: &str, address: u64, values: &[f32]) -> Result<(), String> {
-        let to = self.bytes(name, address)?;
-        for (i, &value) in values.iter().enumerate() {
-            let at = i / self.rows * self.stride + i % self.rows;
-            // SAFETY: as in `read`.
-            unsafe {
-                match self.element {
-                    Element::F32 => to.cast::<f32>().add(at).write_unaligned(value),
-                    Element::F16 => to.cast::<f16>().add(at).write_unaligned(f16::from_f32(value)),
-                    Element::Bf16 => to.cast::<bf16>().add(at).write_unaligned(bf16::from_f32(value)),
-                }
-            }
+        for (column, values) in values.chunks(self.rows.max(1)).enumerate() {
+            let written = self.element.write(self.column(address, column), values);
+            written.map_err(|error| format!("cublasLtMatmul: {name}: {error}"))?;
         }
         Ok(())
+    }
+
+    fn column(&self, address: u64, column: usize) -> u64 {
+        address + (column * self.stride * self.element.size()) as u64
     }
 }

@@ -1,5 +1,5 @@
-//! A CUDA driver for tests on machines without a GPU: the functions of `libcuda` and `libcublasLt` that the kernels' crate
-//! calls, with kernels run from their PTX on the CPU, a Hopper's instructions included.
+//! A CUDA driver for tests on machines without a GPU: the functions of `libcuda`, `libcublasLt` and `libnccl` that the kernels'
+//! crate calls, with kernels run from their PTX on the CPU, a Hopper's instructions included.
 //!
 //! It checks what a GPU would not: every address that a kernel uses lies within an allocation, and what is asked for
 //! asynchronously (copies into shared memory, tensor-core products of four warps) happens as late as it may, so that a
@@ -10,8 +10,10 @@
 
 mod blas;
 mod driver;
+mod element;
 mod machine;
 mod matrix;
 mod memory;
+mod nccl;
 mod ptx;
 mod tensor_map;
