@@ -35,7 +35,7 @@ struct Shape {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuLaunchKernelEx(
+pub(super) unsafe extern "C" fn cuLaunchKernelEx(
     config: *const CUlaunchConfig,
     handle: CUfunction,
     parameters: *mut *mut c_void,

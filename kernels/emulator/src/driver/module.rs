@@ -83,7 +83,7 @@ fn function(kernel: &Arc<Kernel>) -> CUfunction {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleLoadData(handle: *mut CUmodule, image: *const c_void) -> CUresult {
+pub(super) unsafe extern "C" fn cuModuleLoadData(handle: *mut CUmodule, image: *const c_void) -> CUresult {
     let load = || {
         let device = current()?;
         forbid_beside_own()?;
@@ -101,7 +101,7 @@ unsafe extern "C" fn cuModuleLoadData(handle: *mut CUmodule, image: *const c_voi
 
 /// Waits for what still runs.
 #[unsafe(no_mangle)]
-extern "C" fn cuModuleUnload(handle: CUmodule) -> CUresult {
+pub(super) extern "C" fn cuModuleUnload(handle: CUmodule) -> CUresult {
     let unload = || {
         current()?;
         forbid_beside_own()?;
@@ -116,14 +116,14 @@ extern "C" fn cuModuleUnload(handle: CUmodule) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleGetFunctionCount(count: *mut c_uint, handle: CUmodule) -> CUresult {
+pub(super) unsafe extern "C" fn cuModuleGetFunctionCount(count: *mut c_uint, handle: CUmodule) -> CUresult {
     let module = MODULES.get(handle);
     // SAFETY: the caller's.
     code(module.and_then(|module| unsafe { give(count, module.functions.len() as c_uint) }))
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleEnumerateFunctions(
+pub(super) unsafe extern "C" fn cuModuleEnumerateFunctions(
     functions: *mut CUfunction,
     count: c_uint,
     handle: CUmodule,
@@ -140,14 +140,18 @@ unsafe extern "C" fn cuModuleEnumerateFunctions(
 
 /// The name lives as long as the module.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuFuncGetName(name: *mut *const c_char, handle: CUfunction) -> CUresult {
+pub(super) unsafe extern "C" fn cuFuncGetName(name: *mut *const c_char, handle: CUfunction) -> CUresult {
     let function = FUNCTIONS.get(handle);
     // SAFETY: the caller's.
     code(function.and_then(|function| unsafe { give(name, function.name.as_ptr()) }))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuFuncSetAttribute(handle: CUfunction, attribute: Attribute, value: c_int) -> CUresult {
+pub(super) extern "C" fn cuFuncSetAttribute(
+    handle: CUfunction,
+    attribute: Attribute,
+    value: c_int,
+) -> CUresult {
     let set = |function: Arc<Function>| match (attribute, u32::try_from(value)) {
         (Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, Ok(bytes))
             if bytes <= MOST_SHARED_BYTES =>

@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     ffi::c_uint,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -117,7 +118,7 @@ impl Stream {
                 Task::Mark(mark) => mark.set(),
                 Task::Work(_) if self.device.has_failed() => {}
                 Task::Work(work) => {
-                    if let Err(why) = work() {
+                    if let Err(why) = done(&work) {
                         self.device.fail(&why);
                     }
                 }
@@ -139,6 +140,12 @@ impl Stream {
             None => Ok(()),
         }
     }
+}
+
+/// A panic, which is the emulator's own fault, is one of the device: nobody may wait for ever for what is asked for next.
+fn done(work: &Work) -> Result<(), String> {
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| work()));
+    outcome.unwrap_or_else(|_| Err("the emulator panicked".to_owned()))
 }
 
 #[unsafe(no_mangle)]

@@ -1,3 +1,5 @@
+mod launch;
+
 use std::{
     ffi::{c_int, c_void},
     ptr,
