@@ -71,6 +71,10 @@ cuda-toolkit: ## Fetch nvcc (from PyPI, 300 MB) into .cache/cuda-toolkit, for bu
 gpu-bundle: ## One folder (.cache/gpu-bundle) that runs tests and benchmarks on a machine with a GPU and no Rust
 	@PACK=1 scripts/gpu/bundle.sh
 
+.PHONY: test-emulated
+test-emulated: cuda-toolkit ## Tests of the CUDA backend without a GPU: kernels run from their PTX, by an emulator
+	@scripts/gpu/emulated.sh
+
 .PHONY: test-gpu
 test-gpu: gpu-bundle models ## Every test that needs a GPU, on this machine
 	@.cache/gpu-bundle/run-gpu-tests.sh

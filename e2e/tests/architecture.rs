@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("ferrum-crds", &["ferrum-engine"]),
+    ("ferrum-cuda-emulator", &[]),
     ("ferrum-e2e", &["ferrum-crds"]),
     ("ferrum-engine", &[]),
     ("ferrum-frontend", &["ferrum-api", "ferrum-engine"]),
