@@ -62,18 +62,23 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Whether `len` bytes at `address` lie within an allocation, which was there when it was last looked for.
-    pub(crate) fn holds(&mut self, address: u64, len: u64) -> bool {
-        let within = |&(first, end): &(u64, u64)| first <= address && address + len <= end;
-        if self.ranges.iter().any(within) {
-            return true;
+    /// The allocation that `address` lies in, which was there when it was last looked for: its first address and the one
+    /// behind its last.
+    #[inline]
+    pub(crate) fn around(&mut self, address: u64) -> Option<(u64, u64)> {
+        let within = |&&(first, end): &&(u64, u64)| first <= address && address < end;
+        if let Some(&range) = self.ranges.iter().find(within) {
+            return Some(range);
         }
-        let Some(range) = find(address) else {
-            return false;
-        };
+        let range = find(address)?;
         self.ranges[self.next] = range;
         self.next = (self.next + 1) % self.ranges.len();
-        within(&range)
+        Some(range)
+    }
+
+    /// Whether `len` bytes at `address` lie within an allocation, which was there when it was last looked for.
+    pub(crate) fn holds(&mut self, address: u64, len: u64) -> bool {
+        self.around(address).is_some_and(|(_, end)| len <= end - address)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     Run,
     cluster::Cluster,
+    longs::WideLanes,
     warp::{BoxedTrap, Trap, Warp, lanes_of},
 };
 use crate::ptx::{Address, Base, LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW, Space};
@@ -76,11 +77,10 @@ pub(super) unsafe fn write(to: *mut u8, bytes: usize, data: [u32; 4]) {
     }
 }
 
-/// What lanes access: a space, the lanes' addresses in it, how many bytes, and which lanes.
+/// What lanes access: a space, how many bytes, and which lanes.
 #[derive(Clone, Copy)]
-pub(super) struct Access<'a> {
+pub(super) struct Access {
     pub(super) space: Space,
-    pub(super) addresses: &'a [u64; 32],
     pub(super) bytes: usize,
     pub(super) mask: u32,
 }
@@ -88,7 +88,7 @@ pub(super) struct Access<'a> {
 impl Warp {
     /// Each lane's address.
     #[inline(always)]
-    pub(super) fn addresses(&self, address: &Address) -> [u64; 32] {
+    pub(super) fn addresses(&self, address: &Address) -> WideLanes {
         let offset = address.offset as u64;
         match address.base {
             Base::None => [offset; 32],
@@ -104,56 +104,74 @@ impl Warp {
         }
     }
 
-    /// Where the bytes of each lane of a mask are in this process: within a memory of the kernel, and aligned.
+    /// Makes of the addresses of the lanes of a mask places in this process: within a memory of the kernel, and aligned.
+    #[inline(always)]
     pub(super) fn locate(
         &mut self,
         run: &mut Run<'_>,
         cluster: &mut Cluster,
-        access: Access<'_>,
-    ) -> Result<[usize; 32], BoxedTrap> {
-        let Access {
-            addresses,
-            bytes,
-            mask,
-            ..
-        } = access;
+        (access, addresses): (Access, &mut WideLanes),
+    ) -> Result<(), BoxedTrap> {
+        let Access { space, bytes, mask } = access;
         let own = addresses[mask.trailing_zeros() as usize % 32];
-        let (mut first, mut last, mut bits) = (own, own, 0);
-        for (lane, &address) in addresses.iter().enumerate() {
-            let address = if mask >> lane & 1 == 1 { address } else { own };
-            first = first.min(address);
-            last = last.max(address);
-            bits |= address;
-        }
-        if bits & (bytes as u64 - 1) == 0 {
-            // All at once, as nearly always.
-            if matches!(access.space, Space::Global | Space::Generic) {
-                if last < SHARED_WINDOW && run.found.holds(first, last - first + bytes as u64) {
-                    return Ok(addresses.map(|address| address as usize));
-                }
-            } else if access.space == Space::Shared {
+        // All lanes are in one memory, as nearly always: its first address, its length, and where it is in this process.
+        let memory = match space {
+            Space::Global | Space::Generic => {
+                let found = run.found.around(own);
+                found.map(|(first, end)| (first, end - first, first))
+            }
+            Space::Shared => {
                 let shared = cluster.shared[self.block].bytes_mut();
-                if last < 1 << 24 && last as usize + bytes <= shared.len() {
-                    let base = shared.as_mut_ptr().expose_provenance();
-                    return Ok(addresses.map(|address| base.wrapping_add(address as usize)));
+                let place = shared.as_mut_ptr().expose_provenance();
+                Some((0, shared.len() as u64, place as u64))
+            }
+            _ => None,
+        };
+        if let Some((first, len, place)) = memory {
+            // Below 0, or misaligned, if any is.
+            let last = len.wrapping_sub(bytes as u64);
+            let (mut outside, mut bits) = (last, first);
+            for (i, &address) in addresses.iter().enumerate() {
+                let address = if mask >> i & 1 == 1 { address } else { own };
+                let offset = address.wrapping_sub(first);
+                outside |= offset | last.wrapping_sub(offset);
+                bits |= offset;
+            }
+            if outside >> 63 == 0 && bits & (bytes as u64 - 1) == 0 {
+                if place != first {
+                    for address in addresses {
+                        *address = address.wrapping_add(place);
+                    }
                 }
+                return Ok(());
             }
         }
-        let mut places = [0; 32];
-        for lane in lanes_of(mask) {
-            let place = self.locate_one(run, cluster, (access, lane));
-            places[lane] = place.map_err(|what| Trap::new(lane, what))?;
+        self.locate_each(run, cluster, (access, addresses))
+    }
+
+    /// As [`Self::locate`], for each lane on its own.
+    #[cold]
+    #[inline(never)]
+    fn locate_each(
+        &mut self,
+        run: &mut Run<'_>,
+        cluster: &mut Cluster,
+        (access, addresses): (Access, &mut WideLanes),
+    ) -> Result<(), BoxedTrap> {
+        for lane in lanes_of(access.mask) {
+            let place = self.locate_one(run, cluster, (access, lane, addresses[lane]));
+            addresses[lane] = place.map_err(|what| Trap::new(lane, what))? as u64;
         }
-        Ok(places)
+        Ok(())
     }
 
     fn locate_one(
         &mut self,
         run: &mut Run<'_>,
         cluster: &mut Cluster,
-        (access, lane): (Access<'_>, usize),
+        (access, lane, address): (Access, usize, u64),
     ) -> Result<usize, String> {
-        let (bytes, address) = (access.bytes, access.addresses[lane]);
+        let bytes = access.bytes;
         let space = match (access.space, address & !WITHIN_WINDOW) {
             (Space::Generic, SHARED_WINDOW) => Space::Shared,
             (Space::Generic, LOCAL_WINDOW) => Space::Local,

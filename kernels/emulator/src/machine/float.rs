@@ -111,7 +111,7 @@ pub(super) fn exp2(x: f32) -> f32 {
     let sum = sum * rest + 1.333_355_8e-3;
     let sum = sum * rest + 9.618_129e-3;
     let sum = sum * rest + 5.550_411e-2;
-    let sum = sum * rest + 2.402_265_1e-1;
+    let sum = sum * rest + 2.402_265e-1;
     let sum = sum * rest + std::f32::consts::LN_2;
     let sum = sum * rest + 1.0;
     // In two steps: neither leaves the range of exponents of normal numbers.

@@ -9,6 +9,7 @@ use super::{
     Run,
     access::{Access, bytes_of, read, words_of, write},
     cluster::Cluster,
+    longs::WideLanes,
     warp::{BoxedTrap, Warp, lanes_of},
 };
 use crate::{
@@ -22,43 +23,87 @@ impl Items {
     }
 }
 
+/// A place as a pointer.
+#[inline(always)]
+fn at<T>(place: u64) -> *mut T {
+    ptr::with_exposed_provenance_mut(place as usize)
+}
+
 impl Warp {
+    #[inline(always)]
     pub(super) fn load(
         &mut self,
         (run, cluster): (&mut Run<'_>, &mut Cluster),
         (space, address, mask): (Space, &Address, u32),
-        items: &Items,
+        (items, volatile): (&Items, bool),
     ) -> Result<(), BoxedTrap> {
         let access = Access {
             space,
-            addresses: &self.addresses(address),
             bytes: items.bytes(),
             mask,
         };
-        let places = self.locate(run, cluster, access)?;
+        let mut places = self.addresses(address);
+        self.locate(run, cluster, (access, &mut places))?;
         match (items.size, items.wide, items.count) {
+            (4, false, 1) if !volatile => self.load_row(&places, items, mask),
             (4, false, 1) => self.load_words::<1>(&places, items, mask),
             (4, false, 2) => self.load_words::<2>(&places, items, mask),
             (4, false, _) => self.load_words::<4>(&places, items, mask),
+            (2, false, 1) if !items.signed => {
+                let register = items.registers[0] as usize;
+                for lane in lanes_of(mask) {
+                    // SAFETY: two bytes are there, and aligned, as was just seen.
+                    let value = unsafe { at::<u16>(places[lane]).read_volatile() };
+                    self.words[register][lane] = value.into();
+                }
+            }
             _ => self.load_others(&places, items, mask),
         }
         Ok(())
     }
 
-    /// Loads some words of each lane of a mask, from places where they are.
-    fn load_words<const COUNT: usize>(&mut self, places: &[usize; 32], items: &Items, mask: u32) {
-        let mut loaded = [[0; 32]; COUNT];
-        let mut load = |lane: usize| {
-            // SAFETY: the caller has seen that as many bytes are there, and aligned.
-            let data = unsafe { read(ptr::with_exposed_provenance(places[lane]), 4 * COUNT) };
-            for (loaded, word) in loaded.iter_mut().zip(data) {
-                loaded[lane] = word;
+    /// Loads a word of each lane: often one for all, or one beside the other.
+    #[inline(always)]
+    fn load_row(&mut self, places: &WideLanes, items: &Items, mask: u32) {
+        let first = places[0];
+        let (mut same, mut row) = (0, 0);
+        for (i, &place) in places.iter().enumerate() {
+            same |= place ^ first;
+            row |= place ^ first.wrapping_add(4 * i as u64);
+        }
+        // SAFETY: the caller has seen that the words of all lanes of the mask are there, and aligned.
+        let loaded = unsafe {
+            if same == 0 {
+                [at::<u32>(first).read_volatile(); 32]
+            } else if row == 0 && mask == u32::MAX {
+                at::<Lanes>(first).read_unaligned()
+            } else {
+                return self.load_words::<1>(places, items, mask);
             }
         };
+        self.put(Reg(items.registers[0]), loaded, mask);
+    }
+
+    /// Loads some words of each lane of a mask, from places where they are.
+    #[inline(always)]
+    fn load_words<const COUNT: usize>(&mut self, places: &WideLanes, items: &Items, mask: u32) {
+        let mut loaded = [[0; 32]; COUNT];
         if mask == u32::MAX {
-            (0..32).for_each(&mut load);
+            for lane in 0..32 {
+                // SAFETY: the caller has seen that as many bytes are there, and aligned.
+                let data = unsafe { read(at(places[lane]), 4 * COUNT) };
+                for i in 0..COUNT {
+                    loaded[i][lane] = data[i];
+                }
+            }
         } else {
-            lanes_of(mask).for_each(&mut load);
+            for lane in lanes_of(mask) {
+                // SAFETY: the caller has seen that as many bytes are there, and aligned.
+                let data = unsafe { read(at(places[lane]), 4 * COUNT) };
+                for i in 0..COUNT {
+                    loaded[i][lane] = data[i];
+                }
+            }
         }
         for (loaded, &register) in loaded.iter().zip(&items.registers) {
             self.put(Reg(register), *loaded, mask);
@@ -66,12 +111,12 @@ impl Warp {
     }
 
     /// Loads what is not words to words.
-    fn load_others(&mut self, places: &[usize; 32], items: &Items, mask: u32) {
+    fn load_others(&mut self, places: &WideLanes, items: &Items, mask: u32) {
         let bits = 8 * u32::from(items.size);
         let unused = 64 - bits;
         for lane in lanes_of(mask) {
             // SAFETY: the caller has seen that as many bytes are there, and aligned.
-            let data = unsafe { read(ptr::with_exposed_provenance(places[lane]), items.bytes()) };
+            let data = unsafe { read(at(places[lane]), items.bytes()) };
             let data = u128::from_le_bytes(bytes_of(&data));
             for (i, &register) in items.registers[..items.count.into()].iter().enumerate() {
                 let part = (data >> (bits * i as u32)) as u64 & (u64::MAX >> unused);
@@ -111,6 +156,7 @@ impl Warp {
         words_of(&data.to_le_bytes())
     }
 
+    #[inline(always)]
     pub(super) fn store(
         &mut self,
         (run, cluster): (&mut Run<'_>, &mut Cluster),
@@ -119,26 +165,27 @@ impl Warp {
     ) -> Result<(), BoxedTrap> {
         let access = Access {
             space,
-            addresses: &self.addresses(address),
             bytes: items.bytes(),
             mask,
         };
-        let places = self.locate(run, cluster, access)?;
+        let mut places = self.addresses(address);
+        self.locate(run, cluster, (access, &mut places))?;
         match (items.size, items.wide, items.count) {
             (4, false, 1) => self.store_words::<1>(&places, items, mask),
+            (2, false, 1) => {
+                let register = self.word(Reg(items.registers[0]));
+                for lane in lanes_of(mask) {
+                    // SAFETY: two bytes are there, and aligned, as was just seen.
+                    unsafe { at::<u16>(places[lane]).write_volatile(register[lane] as u16) };
+                }
+            }
             (4, false, 2) => self.store_words::<2>(&places, items, mask),
             (4, false, _) => self.store_words::<4>(&places, items, mask),
             _ => {
                 for lane in lanes_of(mask) {
                     let data = self.stored(items, lane);
                     // SAFETY: as many bytes are there, and aligned, as was just seen.
-                    unsafe {
-                        write(
-                            ptr::with_exposed_provenance_mut(places[lane]),
-                            items.bytes(),
-                            data,
-                        )
-                    };
+                    unsafe { write(at(places[lane]), items.bytes(), data) };
                 }
             }
         }
@@ -146,7 +193,8 @@ impl Warp {
     }
 
     /// Stores some words of each lane of a mask, to places that are there.
-    fn store_words<const COUNT: usize>(&self, places: &[usize; 32], items: &Items, mask: u32) {
+    #[inline(always)]
+    fn store_words<const COUNT: usize>(&self, places: &WideLanes, items: &Items, mask: u32) {
         let registers: [&Lanes; COUNT] = std::array::from_fn(|i| self.word(Reg(items.registers[i])));
         for lane in lanes_of(mask) {
             let mut data = [0; 4];
@@ -154,7 +202,7 @@ impl Warp {
                 *word = register[lane];
             }
             // SAFETY: the caller has seen that as many bytes are there, and aligned.
-            unsafe { write(ptr::with_exposed_provenance_mut(places[lane]), 4 * COUNT, data) };
+            unsafe { write(at(places[lane]), 4 * COUNT, data) };
         }
     }
 
@@ -166,15 +214,15 @@ impl Warp {
     ) -> Result<(), BoxedTrap> {
         let access = Access {
             space,
-            addresses: &self.addresses(address),
             bytes: 4,
             mask,
         };
-        let places = self.locate(run, cluster, access)?;
+        let mut places = self.addresses(address);
+        self.locate(run, cluster, (access, &mut places))?;
         for lane in lanes_of(mask) {
             let value = self.words[value.0 as usize][lane];
             // SAFETY: the word is there, and aligned, as was just seen.
-            let word = unsafe { AtomicU32::from_ptr(ptr::with_exposed_provenance_mut(places[lane])) };
+            let word = unsafe { AtomicU32::from_ptr(at(places[lane])) };
             let new = |old: u32| match op {
                 Atomic::Add => old.wrapping_add(value),
                 Atomic::Inc if old >= value => 0,

@@ -9,7 +9,7 @@ use super::{
     Fault, Run,
     barriers::Board,
     cluster::{Cluster, Shared},
-    warp::{BoxedTrap, Turn, Warp},
+    warp::{Trap, Turn, Warp},
 };
 
 /// Rounds in which nothing was done, after which another cluster is let in: its blocks may be waited for.
@@ -114,7 +114,7 @@ impl<'a, 'b> Schedule<'a, 'b> {
             later: Vec::new(),
         };
         let per_block = self.lanes.len();
-        let warps = (0..blocks * per_block).map(|warp| Warp::new(self.run.program, warp, per_block));
+        let warps = (0..blocks * per_block).map(|warp| Warp::new(self.run, warp, per_block));
         Blocks {
             cluster,
             warps: warps.collect(),
@@ -133,7 +133,7 @@ impl<'a, 'b> Schedule<'a, 'b> {
                     continue;
                 }
                 let turn = warp.turn(self.run, cluster);
-                let turn = turn.map_err(|trap| fault(self.run, cluster, warp, trap))?;
+                let turn = turn.map_err(|trap| fault(self.run, cluster, warp, *trap))?;
                 ended &= turn == Turn::Ended;
                 all = match (all, turn) {
                     (Turn::Ran, _) | (_, Turn::Ran | Turn::Ended) => Turn::Ran,
@@ -177,11 +177,11 @@ impl<'a, 'b> Schedule<'a, 'b> {
         let warp = warps.iter().find(|warp| cluster.board.live(warp.number) != 0);
         let warp = warp.unwrap_or(&warps[0]);
         let lane = warp.first_lane(cluster);
-        fault(self.run, cluster, warp, super::warp::Trap::new(lane, what))
+        fault(self.run, cluster, warp, *Trap::new(lane, what))
     }
 }
 
-fn fault(run: &Run<'_>, cluster: &Cluster, warp: &Warp, trap: BoxedTrap) -> Fault {
+fn fault(run: &Run<'_>, cluster: &Cluster, warp: &Warp, trap: Trap) -> Fault {
     let [x, y, z] = cluster.first;
     Fault {
         kernel: run.name.to_owned(),

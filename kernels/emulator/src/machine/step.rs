@@ -61,41 +61,41 @@ impl Warp {
     /// Arithmetic of the lanes of a mask; false if it is another instruction.
     #[inline(always)]
     pub(super) fn compute(&mut self, op: &Op, mask: u32) -> bool {
-        match op {
-            &Op::Word(op, to, [a, b, c]) => {
+        match *op {
+            Op::Word(op, to, [a, b, c]) => {
                 let value = words::word(op, self.word(a), self.word(b), self.word(c));
                 self.put(to, value, mask);
             }
-            &Op::Long(op, to, [a, b, c]) => {
+            Op::Long(op, to, [a, b, c]) => {
                 let value = longs::long(op, self.wide(a), self.wide(b), self.wide(c));
                 self.put_wide(to, value, mask);
             }
-            &Op::Shift(op, to, from, by) => {
+            Op::Shift(op, to, from, by) => {
                 let value = longs::shift(op, self.wide(from), self.word(by));
                 self.put_wide(to, value, mask);
             }
-            &Op::Extend(op, to, [a, b]) => {
+            Op::Extend(op, to, [a, b]) => {
                 let value = longs::extend(op, self.word(a), self.word(b));
                 self.put_wide(to, value, mask);
             }
-            &Op::Reduce(op, to, from) => {
+            Op::Reduce(op, to, from) => {
                 let value = longs::reduce(op, self.wide(from));
                 self.put(to, value, mask);
             }
-            &Op::CompareWords(op, kind, to, [a, b]) => {
+            Op::CompareWords(op, kind, to, [a, b]) => {
                 let value = longs::compare_words(op, kind, self.word(a), self.word(b));
                 self.put_pred(to, value, mask);
             }
-            &Op::CompareWides(op, kind, to, [a, b]) => {
+            Op::CompareWides(op, kind, to, [a, b]) => {
                 let value = longs::compare_wides(op, kind, self.wide(a), self.wide(b));
                 self.put_pred(to, value, mask);
             }
-            &Op::Select(to, [a, b], pred) => {
+            Op::Select(to, [a, b], pred) => {
                 let (pred, a, b) = (self.pred(pred), self.word(a), self.word(b));
                 let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
                 self.put(to, value, mask);
             }
-            &Op::SelectWide(to, [a, b], pred) => {
+            Op::SelectWide(to, [a, b], pred) => {
                 let (pred, a, b) = (self.pred(pred), self.wide(a), self.wide(b));
                 let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
                 self.put_wide(to, value, mask);
@@ -141,6 +141,42 @@ impl Warp {
         true
     }
 
+    /// What an instruction does to the lanes of a mask, and they do then.
+    #[inline(always)]
+    pub(super) fn execute(
+        &mut self,
+        run: &mut Run<'_>,
+        cluster: &mut Cluster,
+        (op, mask): (&Op, u32),
+    ) -> Result<Flow, BoxedTrap> {
+        match op {
+            &Op::Branch(to) => Ok(Flow::Jump(to, mask)),
+            Op::Load {
+                space,
+                volatile,
+                items,
+                address,
+            } => {
+                self.load((run, cluster), (*space, address, mask), (items, *volatile))?;
+                Ok(if *volatile {
+                    Flow::Yield(Turn::Looked)
+                } else {
+                    Flow::Next
+                })
+            }
+            Op::Store {
+                space,
+                items,
+                address,
+            } => {
+                self.store((run, cluster), (*space, address, mask), items)?;
+                Ok(Flow::Next)
+            }
+            op if self.compute(op, mask) => Ok(Flow::Next),
+            op => self.step(run, cluster, (op, mask)),
+        }
+    }
+
     /// Any other instruction.
     pub(super) fn step(
         &mut self,
@@ -149,24 +185,7 @@ impl Warp {
         (op, mask): (&Op, u32),
     ) -> Result<Flow, BoxedTrap> {
         match op {
-            &Op::Branch(to) => return Ok(Flow::Jump(to, mask)),
             Op::Exit => return Ok(Flow::End),
-            Op::Load {
-                space,
-                volatile,
-                items,
-                address,
-            } => {
-                self.load((run, cluster), (*space, address, mask), items)?;
-                if *volatile {
-                    return Ok(Flow::Yield(Turn::Looked));
-                }
-            }
-            Op::Store {
-                space,
-                items,
-                address,
-            } => self.store((run, cluster), (*space, address, mask), items)?,
             Op::Atomic {
                 op,
                 space,
@@ -298,13 +317,9 @@ impl Warp {
     }
 
     fn special(&self, run: &Run<'_>, cluster: &Cluster, special: Special) -> WideLanes {
-        let [width, height, _] = run.block.map(u64::from);
-        let first = 32 * self.place as u64;
         let same = |value: u32| [value.into(); 32];
         match special {
-            Special::Tid(0) => each!(|i| (first + i as u64) % width),
-            Special::Tid(1) => each!(|i| (first + i as u64) / width % height),
-            Special::Tid(_) => each!(|i| (first + i as u64) / width / height),
+            Special::Tid(axis) => self.tids[axis].map(u64::from),
             Special::Ntid(axis) => same(run.block[axis]),
             Special::Ctaid(0) => same(cluster.first[0] + self.block as u32),
             Special::Ctaid(axis) => same(cluster.first[axis]),

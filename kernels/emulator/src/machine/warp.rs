@@ -63,6 +63,8 @@ pub(super) struct Warp {
     pub(super) number: usize,
     pub(super) place: usize,
     pub(super) block: usize,
+    /// Each lane's place in its block, along each dimension.
+    pub(super) tids: [Lanes; 3],
     pub(super) words: Vec<Lanes>,
     pub(super) wides: Vec<WideLanes>,
     pub(super) preds: Vec<u32>,
@@ -104,8 +106,16 @@ pub(super) fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
 
 impl Warp {
     /// A warp at a kernel's beginning; `number` in the cluster, `per_block` of them in a block.
-    pub(super) fn new(program: &Program, number: usize, per_block: usize) -> Self {
+    pub(super) fn new(run: &Run<'_>, number: usize, per_block: usize) -> Self {
+        let program = run.program;
+        let [width, height, _] = run.block;
+        let first = (number % per_block * 32) as u32;
         let mut warp = Self {
+            tids: [
+                each!(|i| (first + i as u32) % width),
+                each!(|i| (first + i as u32) / width % height),
+                each!(|i| (first + i as u32) / width / height),
+            ],
             number,
             place: number % per_block,
             block: number / per_block,
@@ -197,10 +207,8 @@ impl Warp {
             };
             let flow = if mask == 0 {
                 Flow::Next
-            } else if self.compute(&instruction.op, mask) {
-                Flow::Next
             } else {
-                self.step(run, cluster, (&instruction.op, mask))?
+                self.execute(run, cluster, (&instruction.op, mask))?
             };
             let go_on = match flow {
                 Flow::Next => {

@@ -69,9 +69,11 @@ fn bits(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
         u64::from(high) << 32 | u64::from(low)
     }
     match op {
-        Word::DivS => each!(|i| (a[i] as i32).checked_div(b[i] as i32).unwrap_or(-1) as u32),
+        Word::DivS => each!(|i| quotient(a[i] as i32, b[i] as i32)),
         Word::DivU => each!(|i| a[i].checked_div(b[i]).unwrap_or(u32::MAX)),
-        Word::RemS => each!(|i| (a[i] as i32).checked_rem(b[i] as i32).unwrap_or(0) as u32),
+        Word::RemS => {
+            each!(|i| a[i].wrapping_sub(quotient(a[i] as i32, b[i] as i32).wrapping_mul(b[i])))
+        }
         Word::RemU => each!(|i| a[i].checked_rem(b[i]).unwrap_or(a[i])),
         Word::FunnelLWrap => each!(|i| (pair(b[i], a[i]) << (c[i] & 31) >> 32) as u32),
         Word::FunnelLClamp => each!(|i| (pair(b[i], a[i]) << c[i].min(32) >> 32) as u32),
@@ -182,6 +184,15 @@ fn halves(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
         }),
         _ => *a,
     }
+}
+
+/// `a / b`; a GPU gives something without a meaning if b is 0.
+#[inline(always)]
+fn quotient(a: i32, b: i32) -> u32 {
+    let quotient = f64::from(a) / f64::from(if b == 0 { 1 } else { b });
+    // SAFETY: in an i64, as are all quotients of an i32, which f64 has exactly, by one that is not 0.
+    let whole: i64 = unsafe { quotient.to_int_unchecked() };
+    whole as u32
 }
 
 fn extracted(a: u32, position: u32, len: u32) -> u32 {

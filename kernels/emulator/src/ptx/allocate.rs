@@ -141,8 +141,8 @@ impl Ranges {
         };
         let mut blocks = blocks(code, numbers.all);
         for block in &mut blocks {
-            for at in block.first..block.end {
-                seen.look(&mut code[at]);
+            for (at, instruction) in code.iter_mut().enumerate().take(block.end).skip(block.first) {
+                seen.look(instruction);
                 for &i in &seen.read {
                     all.cover(i, at);
                     if !block.written.has(i) {
@@ -151,7 +151,7 @@ impl Ranges {
                 }
                 for &i in &seen.written {
                     all.cover(i, at);
-                    if code[at].guard.is_none() {
+                    if instruction.guard.is_none() {
                         block.written.insert(i);
                     }
                 }

@@ -270,25 +270,25 @@ impl<'a> Decoder<'a> {
             for (register, operand) in registers.iter_mut().zip(from) {
                 *register = names.word(operand)?;
             }
-            Op::Word(op, names.to_word(to)?, registers)
+            Op::Word(op, names.word_of(to)?, registers)
         } else if let Some((op, count)) = arithmetic::long(opcode) {
             let (to, from) = split(operands, count)?;
             let mut registers = [names.wide(&from[0])?; 3];
             for (register, operand) in registers.iter_mut().zip(from) {
                 *register = names.wide(operand)?;
             }
-            Op::Long(op, names.to_wide(to)?, registers)
+            Op::Long(op, names.wide_of(to)?, registers)
         } else if let Some(op) = arithmetic::shift(opcode) {
             let (to, from) = split(operands, 2)?;
             Op::Shift(
                 op,
-                names.to_wide(to)?,
+                names.wide_of(to)?,
                 names.wide(&from[0])?,
                 names.word(&from[1])?,
             )
         } else if let Some((op, count)) = arithmetic::extend(opcode) {
             let (to, from) = split(operands, count)?;
-            let to = names.to_wide(to)?;
+            let to = names.wide_of(to)?;
             // A word may be the low half of a register.
             let registers = match from {
                 [Operand::Name(name)] if let Some(Name::Wide(wide)) = names.find(name) => {
@@ -301,7 +301,7 @@ impl<'a> Decoder<'a> {
             Op::Extend(op, to, registers)
         } else if let Some(op) = arithmetic::reduce(opcode) {
             let (to, from) = split(operands, 1)?;
-            Op::Reduce(op, names.to_word(to)?, names.wide(&from[0])?)
+            Op::Reduce(op, names.word_of(to)?, names.wide(&from[0])?)
         } else if let Some((compare, kind, wide)) = arithmetic::compare(opcode) {
             let (to, from) = split(operands, 2)?;
             let to = names.pred(to)?;
@@ -336,11 +336,11 @@ impl<'a> Decoder<'a> {
             ("mov.pred", [to, a]) => Op::Logic(Logic::Mov, names.pred(to)?, [names.pred(a)?; 2]),
             ("selp.b64" | "selp.u64" | "selp.s64" | "selp.f64", [to, a, b, pred]) => {
                 let from = [names.wide(a)?, names.wide(b)?];
-                Op::SelectWide(names.to_wide(to)?, from, names.pred(pred)?)
+                Op::SelectWide(names.wide_of(to)?, from, names.pred(pred)?)
             }
             (opcode, [to, a, b, pred]) if opcode.starts_with("selp.") => {
                 let from = [names.word(a)?, names.word(b)?];
-                Op::Select(names.to_word(to)?, from, names.pred(pred)?)
+                Op::Select(names.word_of(to)?, from, names.pred(pred)?)
             }
             ("bfi.b32", [to, a, b, position, len]) => {
                 let from = [
@@ -349,16 +349,16 @@ impl<'a> Decoder<'a> {
                     names.word(position)?,
                     names.word(len)?,
                 ];
-                Op::Insert(names.to_word(to)?, from)
+                Op::Insert(names.word_of(to)?, from)
             }
             ("bfi.b64", [to, a, b, position, len]) => {
                 let from = [names.wide(a)?, names.wide(b)?];
                 let place = [names.word(position)?, names.word(len)?];
-                Op::InsertWide(names.to_wide(to)?, from, place)
+                Op::InsertWide(names.wide_of(to)?, from, place)
             }
             ("lop3.b32", [to, a, b, c, Operand::Integer(table)]) => {
                 let from = [names.word(a)?, names.word(b)?, names.word(c)?];
-                Op::Lop3(*table as u8, names.to_word(to)?, from)
+                Op::Lop3(*table as u8, names.word_of(to)?, from)
             }
             _ => return Ok(false),
         };
@@ -375,7 +375,7 @@ impl<'a> Decoder<'a> {
                 };
                 let op = match self.names.find(name) {
                     Some(Name::Wide(wide)) => Op::SpecialWide(special, wide),
-                    _ => Op::Special(special, self.names.to_word(to)?),
+                    _ => Op::Special(special, self.names.word_of(to)?),
                 };
                 self.emit(op);
             }
@@ -388,7 +388,7 @@ impl<'a> Decoder<'a> {
                     Some(Name::Wide(wide)) => Op::Extend(Extend::Pack, wide, parts),
                     _ => Op::Word(
                         Word::Pack16,
-                        self.names.to_word(to)?,
+                        self.names.word_of(to)?,
                         [parts[0], parts[1], parts[1]],
                     ),
                 };
@@ -398,7 +398,7 @@ impl<'a> Decoder<'a> {
                 let [low, high] = &parts[..] else {
                     return Err("parts other than two".to_owned());
                 };
-                let [low, high] = [self.names.to_word(low)?, self.names.to_word(high)?];
+                let [low, high] = [self.names.word_of(low)?, self.names.word_of(high)?];
                 if let Some(Name::Wide(wide)) = self.names.find(name) {
                     self.emit(Op::Reduce(Reduce::Low, low, wide));
                     self.emit(Op::Reduce(Reduce::High, high, wide));

@@ -27,11 +27,6 @@ impl<'a> Lexer<'a> {
         self.line
     }
 
-    /// The offset in the text of what is read next.
-    pub(super) fn offset(&self) -> usize {
-        self.at
-    }
-
     /// The token after what was read, which stays there.
     pub(super) fn peek(&self) -> Token<'a> {
         self.clone().next()

@@ -45,7 +45,7 @@ pub(super) fn instruction<'a>(decoder: &mut Decoder<'a>, statement: &Statement<'
         "mapa" => match operands {
             [to, address, block] => {
                 let from = [decoder.names.word(address)?, decoder.names.word(block)?];
-                Some(Op::MapBlock(decoder.names.to_word(to)?, from))
+                Some(Op::MapBlock(decoder.names.word_of(to)?, from))
             }
             _ => None,
         },
@@ -121,9 +121,9 @@ fn items<'a>(
     let mut registers = [0; 4];
     for (register, operand) in registers.iter_mut().zip(list) {
         *register = match (wide, loaded) {
-            (true, true) => names.to_wide(operand)?.0,
+            (true, true) => names.wide_of(operand)?.0,
             (true, false) => names.wide(operand)?.0,
-            (false, true) => names.to_word(operand)?.0,
+            (false, true) => names.word_of(operand)?.0,
             (false, false) => names.word(operand)?.0,
         };
     }
@@ -204,7 +204,7 @@ fn atomic<'a>(
         _ => return Ok(None),
     };
     let (old, address, value) = match operands {
-        [old, address, value] => (decoder.names.to_word(old)?, address, value),
+        [old, address, value] => (decoder.names.word_of(old)?, address, value),
         [address, value] => (decoder.names.new_reg(), address, value),
         _ => return Ok(None),
     };
@@ -250,8 +250,8 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
     };
     if let (Some(op), [to, from @ ..]) = (shuffle, operands) {
         let (to, valid) = match *to {
-            Operand::Pair(to, valid) => (names.to_word(&Operand::Name(to))?, names.pred_named(valid)?),
-            _ => (names.to_word(to)?, names.new_pred()),
+            Operand::Pair(to, valid) => (names.word_of(&Operand::Name(to))?, names.pred_named(valid)?),
+            _ => (names.word_of(to)?, names.new_pred()),
         };
         let from = words(decoder, from)?;
         return Ok(Some(Op::Shuffle { op, to, valid, from }));
@@ -274,7 +274,7 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
     if let Some(op) = redux {
         return Ok(Some(Op::Redux(
             op,
-            names.to_word(to)?,
+            names.word_of(to)?,
             [names.word(from)?, lanes],
         )));
     }
@@ -283,7 +283,7 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
         "vote.sync.any.pred" => Vote::Any,
         "vote.sync.uni.pred" => Vote::Uniform,
         "vote.sync.ballot.b32" => {
-            return Ok(Some(Op::Ballot(names.to_word(to)?, names.pred(from)?, lanes)));
+            return Ok(Some(Op::Ballot(names.word_of(to)?, names.pred(from)?, lanes)));
         }
         _ => return Ok(None),
     };
@@ -429,7 +429,7 @@ fn wgmma<'a>(
         Operand::Vector(registers) => Left::Registers(words(decoder, registers)?),
         descriptor => Left::Shared(decoder.names.wide(descriptor)?),
     };
-    let sums = sums.iter().map(|sum| decoder.names.to_word(sum));
+    let sums = sums.iter().map(|sum| decoder.names.word_of(sum));
     Ok(Some(Op::Wgmma(Box::new(Wgmma {
         half,
         sums: sums.collect::<Result<_, _>>()?,
@@ -456,7 +456,7 @@ fn mma<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) ->
     };
     // Results are registers: a constant cannot be one.
     for operand in d {
-        decoder.names.to_word(operand)?;
+        decoder.names.word_of(operand)?;
     }
     Ok(Some(Op::Mma(Box::new(Mma {
         half,

@@ -57,7 +57,7 @@ fn a_store_to_another_block_is_there_once_its_mbarrier_says_so() {
         };
         kernel.run(&[words.address]).expect("an end");
         let expected = (0..128).flat_map(|i: u32| match waits {
-            true => [(i / 32 ^ 1) * 1000 + i % 32, i % 32],
+            true => [((i / 32) ^ 1) * 1000 + i % 32, i % 32],
             false => [u32::MAX; 2],
         });
         assert_eq!(words.read(), expected.collect::<Vec<_>>());
@@ -69,7 +69,7 @@ fn a_tile_comes_to_each_block_that_it_is_for() {
     let (rows, columns) = (16_usize, 128_usize);
     let matrix = Words::new(
         &(0..(rows * columns / 2) as u32)
-            .map(|i| (2 * i + 1) << 16 | 2 * i)
+            .map(|i| ((2 * i + 1) << 16) | (2 * i))
             .collect::<Vec<_>>(),
     );
     let map = TensorMap {

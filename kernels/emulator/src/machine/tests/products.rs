@@ -36,7 +36,8 @@ fn floats(words: &[u32]) -> Vec<f32> {
 
 #[test]
 fn a_warp_s_product_has_every_number_at_its_place() {
-    let types: [(&str, fn(f32) -> u16); 2] = [
+    type Rounded = fn(f32) -> u16;
+    let types: [(&str, Rounded); 2] = [
         ("f16", |x| f16::from_f32(x).to_bits()),
         ("bf16", |x| bf16::from_f32(x).to_bits()),
     ];
