@@ -2,7 +2,7 @@
 # Every test that can run on this machine; what is missing is fetched first. Ends with one count.
 #
 #   scripts/test.sh            all stages
-#   scripts/test.sh rust       one stage: lint, rust, openai, cuda, e2e
+#   scripts/test.sh rust       one stage: lint, rust, openai, cuda, emulated, e2e
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 
@@ -30,6 +30,8 @@ rust() { cargo test --workspace --no-fail-fast; }
 openai() { e2e/openai/run.sh; }
 # Compiles every kernel and lints what launches them; no GPU is needed.
 cuda() { scripts/gpu/fetch-toolkit.sh && cargo clippy -p ferrum-kernels -p ferrum-models -p ferrum-cli --features ferrum-kernels/cuda,ferrum-models/cuda,ferrum-cli/cuda --all-targets --quiet -- --deny warnings; }
+# The CUDA backend's tests of small shapes, on an emulated GPU.
+emulated() { scripts/gpu/fetch-toolkit.sh && scripts/gpu/emulated.sh --quick; }
 e2e() { scripts/e2e.sh; }
 
 # A cold build needs no incremental files, which only cost time and disk.
@@ -50,6 +52,7 @@ stage build build
 wants rust && stage rust rust
 wants openai && stage openai openai
 wants cuda && stage cuda cuda
+wants emulated && stage emulated emulated
 wants e2e && stage e2e e2e
 
 # The runners' own closing lines, then their sum.
