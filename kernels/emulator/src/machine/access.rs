@@ -93,12 +93,12 @@ impl Warp {
         match address.base {
             Base::None => [offset; 32],
             Base::Word(reg) => {
-                let base = &self.words[reg.0 as usize];
+                let base = self.word(reg);
                 // Addresses of 32 bits stay within these.
                 each!(|i| base[i].wrapping_add(offset as u32).into())
             }
             Base::Wide(wide) => {
-                let base = &self.wides[wide.0 as usize];
+                let base = self.wide(wide);
                 each!(|i| base[i].wrapping_add(offset))
             }
         }

@@ -95,7 +95,7 @@ impl Warp {
             let moved = &mut each[lane];
             (moved.from, moved.to) = (from[lane], to[lane] as u32);
             if let Some(read) = copy.read {
-                moved.read = self.words[read.0 as usize][lane].min(copy.bytes.into()) as u8;
+                moved.read = self.word(read)[lane].min(copy.bytes.into()) as u8;
             }
             if !to[lane].is_multiple_of(alignment) || moved.read > 0 && !from[lane].is_multiple_of(alignment)
             {

@@ -58,29 +58,30 @@ impl Warp {
         let [value, by, limits, _] = from.map(|reg| self.word(reg));
         let mut result: Lanes = [0; 32];
         let mut within = 0;
-        for lane in 0..32_u32 {
-            let i = lane as usize;
+        for (i, result) in result.iter_mut().enumerate() {
+            let lane = i as u32;
             let (segment, clamp) = (limits[i] >> 8 & 31, limits[i] & 31);
             let last = lane & segment | clamp & !segment;
             let by = by[i] & 31;
-            let (source, ok) = match op {
-                Shuffle::Up => (lane.wrapping_sub(by), lane as i32 - by as i32 >= last as i32),
-                Shuffle::Down => (lane + by, lane + by <= last),
-                Shuffle::Butterfly => (lane ^ by, lane ^ by <= last),
-                Shuffle::Index => {
-                    let source = lane & segment | by & !segment;
-                    (source, source <= last)
-                }
+            let source = match op {
+                Shuffle::Up => lane.wrapping_sub(by),
+                Shuffle::Down => lane + by,
+                Shuffle::Butterfly => lane ^ by,
+                Shuffle::Index => lane & segment | by & !segment,
+            };
+            let ok = match op {
+                Shuffle::Up => source as i32 >= last as i32,
+                _ => source <= last,
             };
             let source = if ok { source } else { lane };
             within |= u32::from(ok) << lane;
-            result[i] = if mask >> source & 1 == 1 {
-                value[source as usize]
-            } else {
-                NOTHING
-            };
+            let there = (mask >> (source & 31) & 1).wrapping_neg();
+            *result = value[source as usize & 31] & there | NOTHING & !there;
         }
         self.put(to, result, mask);
+        if mask == u32::MAX {
+            self.words.look_if_same(to);
+        }
         self.put_pred(valid, within, mask);
     }
 

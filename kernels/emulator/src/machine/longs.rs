@@ -1,17 +1,30 @@
 //! Operations of lanes on 64-bit values, and comparisons.
 
 use super::words::float_at;
-use crate::{
-    matrix::Lanes,
-    ptx::{Compare, Extend, Kind, Long, Reduce, SHARED_WINDOW, Shift},
-};
+use crate::ptx::{Compare, Extend, Kind, Long, Reduce, SHARED_WINDOW, Shift};
 
 /// A 64-bit register of each lane of a warp.
 pub(super) type WideLanes = [u64; 32];
 
+/// Whether an operation of all lanes takes much longer than one of a single lane.
+#[inline(always)]
+pub(super) fn is_slow(op: Long) -> bool {
+    !matches!(
+        op,
+        Long::Mov | Long::Add | Long::Sub | Long::And | Long::Or | Long::Xor | Long::Not
+    )
+}
+
+/// What an operation makes of up to three 64-bit values.
+#[inline(never)]
+pub(super) fn one(op: Long, [a, b, c]: [u64; 3]) -> u64 {
+    let [value] = long(op, &[a], &[b], &[c]);
+    value
+}
+
 /// What an operation makes of up to three 64-bit values of each lane.
 #[inline(always)]
-pub(super) fn long(op: Long, a: &WideLanes, b: &WideLanes, c: &WideLanes) -> WideLanes {
+pub(super) fn long<const N: usize>(op: Long, a: &[u64; N], b: &[u64; N], c: &[u64; N]) -> [u64; N] {
     match op {
         Long::Mov => *a,
         Long::Add => each!(|i| a[i].wrapping_add(b[i])),
@@ -26,7 +39,7 @@ pub(super) fn long(op: Long, a: &WideLanes, b: &WideLanes, c: &WideLanes) -> Wid
     }
 }
 
-fn rare(op: Long, a: &WideLanes, b: &WideLanes, c: &WideLanes) -> WideLanes {
+fn rare<const N: usize>(op: Long, a: &[u64; N], b: &[u64; N], c: &[u64; N]) -> [u64; N] {
     let (x, y, z) = (
         |i: usize| f64::from_bits(a[i]),
         |i: usize| f64::from_bits(b[i]),
@@ -70,7 +83,7 @@ fn rare(op: Long, a: &WideLanes, b: &WideLanes, c: &WideLanes) -> WideLanes {
 }
 
 #[inline(always)]
-pub(super) fn shift(op: Shift, a: &WideLanes, by: &Lanes) -> WideLanes {
+pub(super) fn shift<const N: usize>(op: Shift, a: &[u64; N], by: &[u32; N]) -> [u64; N] {
     match op {
         Shift::Left => each!(|i| if by[i] < 64 { a[i] << (by[i] & 63) } else { 0 }),
         Shift::RightU => each!(|i| if by[i] < 64 { a[i] >> (by[i] & 63) } else { 0 }),
@@ -79,7 +92,7 @@ pub(super) fn shift(op: Shift, a: &WideLanes, by: &Lanes) -> WideLanes {
 }
 
 #[inline(always)]
-pub(super) fn extend(op: Extend, a: &Lanes, b: &Lanes) -> WideLanes {
+pub(super) fn extend<const N: usize>(op: Extend, a: &[u32; N], b: &[u32; N]) -> [u64; N] {
     match op {
         Extend::Signed => each!(|i| a[i] as i32 as u64),
         Extend::Unsigned => each!(|i| a[i].into()),
@@ -97,7 +110,7 @@ pub(super) fn extend(op: Extend, a: &Lanes, b: &Lanes) -> WideLanes {
 }
 
 #[inline(always)]
-pub(super) fn reduce(op: Reduce, a: &WideLanes) -> Lanes {
+pub(super) fn reduce<const N: usize>(op: Reduce, a: &[u64; N]) -> [u32; N] {
     let x = |i: usize| f64::from_bits(a[i]);
     match op {
         Reduce::Low => each!(|i| a[i] as u32),
@@ -116,7 +129,7 @@ pub(super) fn reduce(op: Reduce, a: &WideLanes) -> Lanes {
 /// A bit for each lane that an expression holds for.
 macro_rules! bits {
     (|$lane:ident| $value:expr) => {{
-        let found: [u32; 32] = each!(|$lane| u32::from($value));
+        let found: [u32; N] = each!(|$lane| u32::from($value));
         let mut bits = 0;
         for (lane, found) in found.into_iter().enumerate() {
             bits |= found << lane;
@@ -153,7 +166,7 @@ macro_rules! compare {
 }
 
 #[inline(always)]
-pub(super) fn compare_words(op: Compare, kind: Kind, a: &Lanes, b: &Lanes) -> u32 {
+pub(super) fn compare_words<const N: usize>(op: Compare, kind: Kind, a: &[u32; N], b: &[u32; N]) -> u32 {
     match kind {
         Kind::Signed => compare!(op, |i| (a[i] as i32), (b[i] as i32)),
         Kind::Signed16 => compare!(op, |i| (a[i] as i16), (b[i] as i16)),
@@ -163,7 +176,7 @@ pub(super) fn compare_words(op: Compare, kind: Kind, a: &Lanes, b: &Lanes) -> u3
 }
 
 #[inline(always)]
-pub(super) fn compare_wides(op: Compare, kind: Kind, a: &WideLanes, b: &WideLanes) -> u32 {
+pub(super) fn compare_wides<const N: usize>(op: Compare, kind: Kind, a: &[u64; N], b: &[u64; N]) -> u32 {
     match kind {
         Kind::Signed | Kind::Signed16 => compare!(op, |i| (a[i] as i64), (b[i] as i64)),
         Kind::Unsigned => compare!(op, |i| a[i], b[i]),

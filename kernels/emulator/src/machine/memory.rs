@@ -14,12 +14,27 @@ use super::{
 };
 use crate::{
     matrix::Lanes,
-    ptx::{Address, Atomic, Items, Reg, Space},
+    ptx::{Address, Atomic, Base, Items, Reg, Space, Wide},
 };
 
 impl Items {
     fn bytes(&self) -> usize {
         usize::from(self.size) * usize::from(self.count)
+    }
+}
+
+/// What one register gets of loaded bytes.
+#[inline(always)]
+fn part(data: &[u32; 4], items: &Items, i: usize) -> u64 {
+    let bits = 8 * u32::from(items.size);
+    let unused = 64 - bits;
+    let data = u128::from_le_bytes(bytes_of(data));
+    let part = (data >> (bits * i as u32)) as u64 & (u64::MAX >> unused);
+    // Registers of 16 bits have no upper half.
+    if items.signed && (items.wide || items.size != 2) {
+        ((part << unused) as i64 >> unused) as u64
+    } else {
+        part
     }
 }
 
@@ -43,6 +58,13 @@ impl Warp {
             mask,
         };
         let mut places = self.addresses(address);
+        if !volatile && mask == u32::MAX && self.is_same(address) {
+            // One load for all lanes.
+            let access = Access { mask: 1, ..access };
+            self.locate(run, cluster, (access, &mut places))?;
+            self.load_same(places[0], items);
+            return Ok(());
+        }
         self.locate(run, cluster, (access, &mut places))?;
         match (items.size, items.wide, items.count) {
             (4, false, 1) if !volatile => self.load_row(&places, items, mask),
@@ -50,16 +72,46 @@ impl Warp {
             (4, false, 2) => self.load_words::<2>(&places, items, mask),
             (4, false, _) => self.load_words::<4>(&places, items, mask),
             (2, false, 1) if !items.signed => {
-                let register = items.registers[0] as usize;
+                let register = Reg(items.registers[0]);
                 for lane in lanes_of(mask) {
                     // SAFETY: two bytes are there, and aligned, as was just seen.
                     let value = unsafe { at::<u16>(places[lane]).read_volatile() };
-                    self.words[register][lane] = value.into();
+                    self.words.put_lane(register, lane, value.into());
                 }
             }
             _ => self.load_others(&places, items, mask),
         }
         Ok(())
+    }
+
+    /// Whether an address is known to be one for all lanes.
+    #[inline(always)]
+    fn is_same(&self, address: &Address) -> bool {
+        match address.base {
+            Base::None => true,
+            Base::Word(reg) => self.words.same(reg),
+            Base::Wide(wide) => self.wides.same(wide),
+        }
+    }
+
+    /// Loads what is at one place for all lanes.
+    #[inline(always)]
+    fn load_same(&mut self, place: u64, items: &Items) {
+        // SAFETY: the caller has seen that as many bytes are there, and aligned.
+        let data = unsafe { read(at(place), items.bytes()) };
+        if items.size == 4 && !items.wide {
+            for i in 0..usize::from(items.count) {
+                self.words.put_same(Reg(items.registers[i & 3]), data[i & 3]);
+            }
+            return;
+        }
+        for i in 0..usize::from(items.count) {
+            let value = part(&data, items, i);
+            match items.wide {
+                true => self.wides.put_same(Wide(items.registers[i & 3]), value),
+                false => self.words.put_same(Reg(items.registers[i & 3]), value as u32),
+            }
+        }
     }
 
     /// Loads a word of each lane: often one for all, or one beside the other.
@@ -74,7 +126,11 @@ impl Warp {
         // SAFETY: the caller has seen that the words of all lanes of the mask are there, and aligned.
         let loaded = unsafe {
             if same == 0 {
-                [at::<u32>(first).read_volatile(); 32]
+                let value = at::<u32>(first).read_volatile();
+                if mask == u32::MAX {
+                    return self.words.put_same(Reg(items.registers[0]), value);
+                }
+                [value; 32]
             } else if row == 0 && mask == u32::MAX {
                 at::<Lanes>(first).read_unaligned()
             } else {
@@ -112,23 +168,14 @@ impl Warp {
 
     /// Loads what is not words to words.
     fn load_others(&mut self, places: &WideLanes, items: &Items, mask: u32) {
-        let bits = 8 * u32::from(items.size);
-        let unused = 64 - bits;
         for lane in lanes_of(mask) {
             // SAFETY: the caller has seen that as many bytes are there, and aligned.
             let data = unsafe { read(at(places[lane]), items.bytes()) };
-            let data = u128::from_le_bytes(bytes_of(&data));
             for (i, &register) in items.registers[..items.count.into()].iter().enumerate() {
-                let part = (data >> (bits * i as u32)) as u64 & (u64::MAX >> unused);
-                let value = match items.signed {
-                    true => ((part << unused) as i64 >> unused) as u64,
-                    false => part,
-                };
+                let value = part(&data, items, i);
                 match items.wide {
-                    true => self.wides[register as usize][lane] = value,
-                    // Registers of 16 bits have no upper half.
-                    false if items.size == 2 => self.words[register as usize][lane] = part as u32,
-                    false => self.words[register as usize][lane] = value as u32,
+                    true => self.wides.put_lane(Wide(register), lane, value),
+                    false => self.words.put_lane(Reg(register), lane, value as u32),
                 }
             }
         }
@@ -140,7 +187,7 @@ impl Warp {
         if items.size == 4 && !items.wide {
             let mut data = [0; 4];
             for (word, &register) in data.iter_mut().zip(&items.registers).take(items.count.into()) {
-                *word = self.words[register as usize][lane];
+                *word = self.word(Reg(register))[lane];
             }
             return data;
         }
@@ -148,8 +195,8 @@ impl Warp {
         let bits = 8 * u32::from(items.size);
         for (i, &register) in items.registers[..items.count.into()].iter().enumerate() {
             let value = match items.wide {
-                true => self.wides[register as usize][lane],
-                false => self.words[register as usize][lane].into(),
+                true => self.wide(Wide(register))[lane],
+                false => self.word(Reg(register))[lane].into(),
             };
             data |= u128::from(value & (u64::MAX >> (64 - bits))) << (bits * i as u32);
         }
@@ -220,7 +267,7 @@ impl Warp {
         let mut places = self.addresses(address);
         self.locate(run, cluster, (access, &mut places))?;
         for lane in lanes_of(mask) {
-            let value = self.words[value.0 as usize][lane];
+            let value = self.word(value)[lane];
             // SAFETY: the word is there, and aligned, as was just seen.
             let word = unsafe { AtomicU32::from_ptr(at(places[lane])) };
             let new = |old: u32| match op {
@@ -235,7 +282,7 @@ impl Warp {
             };
             let updated = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |old| Some(new(old)));
             let (Ok(before) | Err(before)) = updated;
-            self.words[old.0 as usize][lane] = before;
+            self.words.put_lane(old, lane, before);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 /// An array of what an expression is for each lane. No function, so that the loop becomes vectors whatever the expression.
 macro_rules! each {
     (|$lane:ident| $value:expr) => {{
-        let mut lanes = [0; 32];
+        let mut lanes = [0; _];
         for ($lane, place) in lanes.iter_mut().enumerate() {
             *place = $value;
         }
@@ -21,6 +21,7 @@ pub(crate) mod float;
 mod longs;
 mod memory;
 mod products;
+mod registers;
 mod schedule;
 mod step;
 mod warp;

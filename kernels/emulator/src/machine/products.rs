@@ -82,7 +82,7 @@ impl Warp {
                     return Err(Trap::new(0, what.to_owned()));
                 }
                 for (&reg, sum) in product.sums.iter().zip(sums) {
-                    self.words[reg.0 as usize] = sum;
+                    self.put(reg, sum, u32::MAX);
                 }
             }
         }

@@ -9,6 +9,7 @@ use super::{
     Fault, Run,
     barriers::Board,
     cluster::{Cluster, Shared},
+    registers::Registers,
     warp::{Trap, Turn, Warp},
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Schedule<'a, 'b> {
     /// Lanes that a block's warps begin with.
     lanes: Vec<u32>,
     running: Vec<Blocks>,
+    /// Registers of warps that have ended, for the next ones.
+    spare: Vec<Registers>,
     next: u64,
     clusters: u64,
     /// How many clusters may run at once.
@@ -53,6 +56,7 @@ impl<'a, 'b> Schedule<'a, 'b> {
             shared_bytes,
             lanes: lanes.collect(),
             running: Vec::new(),
+            spare: Vec::new(),
             next: 0,
             clusters: blocks / u64::from(cluster),
             limit: 1,
@@ -114,7 +118,11 @@ impl<'a, 'b> Schedule<'a, 'b> {
             later: Vec::new(),
         };
         let per_block = self.lanes.len();
-        let warps = (0..blocks * per_block).map(|warp| Warp::new(self.run, warp, per_block));
+        let warps = (0..blocks * per_block).map(|warp| {
+            let spare = self.spare.pop();
+            let registers = spare.unwrap_or_else(|| Registers::new(self.run.program));
+            Warp::new(self.run, registers, (warp, per_block))
+        });
         Blocks {
             cluster,
             warps: warps.collect(),
@@ -142,7 +150,7 @@ impl<'a, 'b> Schedule<'a, 'b> {
                     _ => Turn::Blocked,
                 };
                 if turn == Turn::Ended {
-                    warp.forget();
+                    self.spare.extend(warp.take_registers());
                 }
             }
             if ended {
@@ -177,7 +185,7 @@ impl<'a, 'b> Schedule<'a, 'b> {
         let warp = warps.iter().find(|warp| cluster.board.live(warp.number) != 0);
         let warp = warp.unwrap_or(&warps[0]);
         let lane = warp.first_lane(cluster);
-        fault(self.run, cluster, warp, *Trap::new(lane, what))
+        fault(self.run, cluster, warp, Trap { lane, what })
     }
 }
 

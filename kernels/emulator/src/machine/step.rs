@@ -15,36 +15,22 @@ use crate::{
 impl Warp {
     #[inline(always)]
     pub(super) fn word(&self, reg: Reg) -> &Lanes {
-        &self.words[reg.0 as usize]
+        self.words.get(reg)
     }
 
     #[inline(always)]
     pub(super) fn wide(&self, wide: Wide) -> &WideLanes {
-        &self.wides[wide.0 as usize]
+        self.wides.get(wide)
     }
 
     #[inline(always)]
     pub(super) fn put(&mut self, to: Reg, value: Lanes, mask: u32) {
-        let place = &mut self.words[to.0 as usize];
-        if mask == u32::MAX {
-            *place = value;
-        } else {
-            for i in 0..32 {
-                place[i] = if mask >> i & 1 == 1 { value[i] } else { place[i] };
-            }
-        }
+        self.words.put(to, value, mask);
     }
 
     #[inline(always)]
     pub(super) fn put_wide(&mut self, to: Wide, value: WideLanes, mask: u32) {
-        let place = &mut self.wides[to.0 as usize];
-        if mask == u32::MAX {
-            *place = value;
-        } else {
-            for i in 0..32 {
-                place[i] = if mask >> i & 1 == 1 { value[i] } else { place[i] };
-            }
-        }
+        self.wides.put(to, value, mask);
     }
 
     #[inline(always)]
@@ -61,44 +47,87 @@ impl Warp {
     /// Arithmetic of the lanes of a mask; false if it is another instruction.
     #[inline(always)]
     pub(super) fn compute(&mut self, op: &Op, mask: u32) -> bool {
+        let (words, wides) = (&self.words, &self.wides);
+        let all = mask == u32::MAX;
         match *op {
             Op::Word(op, to, [a, b, c]) => {
-                let value = words::word(op, self.word(a), self.word(b), self.word(c));
-                self.put(to, value, mask);
+                let same = all & words.same(a) & words.same(b) & words.same(c);
+                if same && words::is_slow(op) {
+                    let value = words::one(op, [words.first(a), words.first(b), words.first(c)]);
+                    self.words.put_same(to, value);
+                } else {
+                    let value = words::word(op, words.get(a), words.get(b), words.get(c));
+                    self.put(to, value, mask);
+                    self.words.know_same(to, same);
+                    if all && words::may_join(op) {
+                        self.words.look_if_same(to);
+                    }
+                }
             }
             Op::Long(op, to, [a, b, c]) => {
-                let value = longs::long(op, self.wide(a), self.wide(b), self.wide(c));
-                self.put_wide(to, value, mask);
+                let same = all & wides.same(a) & wides.same(b) & wides.same(c);
+                if same && longs::is_slow(op) {
+                    let value = longs::one(op, [wides.first(a), wides.first(b), wides.first(c)]);
+                    self.wides.put_same(to, value);
+                } else {
+                    let value = longs::long(op, wides.get(a), wides.get(b), wides.get(c));
+                    self.put_wide(to, value, mask);
+                    self.wides.know_same(to, same);
+                }
             }
             Op::Shift(op, to, from, by) => {
-                let value = longs::shift(op, self.wide(from), self.word(by));
-                self.put_wide(to, value, mask);
+                if all & wides.same(from) & words.same(by) {
+                    let [value] = longs::shift(op, &[wides.first(from)], &[words.first(by)]);
+                    self.wides.put_same(to, value);
+                } else {
+                    let value = longs::shift(op, wides.get(from), words.get(by));
+                    self.put_wide(to, value, mask);
+                }
             }
             Op::Extend(op, to, [a, b]) => {
-                let value = longs::extend(op, self.word(a), self.word(b));
-                self.put_wide(to, value, mask);
+                if all & words.same(a) & words.same(b) {
+                    let [value] = longs::extend(op, &[words.first(a)], &[words.first(b)]);
+                    self.wides.put_same(to, value);
+                } else {
+                    let value = longs::extend(op, words.get(a), words.get(b));
+                    self.put_wide(to, value, mask);
+                }
             }
             Op::Reduce(op, to, from) => {
-                let value = longs::reduce(op, self.wide(from));
-                self.put(to, value, mask);
+                if all & wides.same(from) {
+                    let [value] = longs::reduce(op, &[wides.first(from)]);
+                    self.words.put_same(to, value);
+                } else {
+                    let value = longs::reduce(op, wides.get(from));
+                    self.put(to, value, mask);
+                }
             }
+            _ => return self.compare(op, mask),
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn compare(&mut self, op: &Op, mask: u32) -> bool {
+        let (words, wides) = (&self.words, &self.wides);
+        match *op {
             Op::CompareWords(op, kind, to, [a, b]) => {
-                let value = longs::compare_words(op, kind, self.word(a), self.word(b));
+                let value = if words.same(a) & words.same(b) {
+                    let bit = longs::compare_words(op, kind, &[words.first(a)], &[words.first(b)]);
+                    (bit & 1).wrapping_neg()
+                } else {
+                    longs::compare_words(op, kind, words.get(a), words.get(b))
+                };
                 self.put_pred(to, value, mask);
             }
             Op::CompareWides(op, kind, to, [a, b]) => {
-                let value = longs::compare_wides(op, kind, self.wide(a), self.wide(b));
+                let value = if wides.same(a) & wides.same(b) {
+                    let bit = longs::compare_wides(op, kind, &[wides.first(a)], &[wides.first(b)]);
+                    (bit & 1).wrapping_neg()
+                } else {
+                    longs::compare_wides(op, kind, wides.get(a), wides.get(b))
+                };
                 self.put_pred(to, value, mask);
-            }
-            Op::Select(to, [a, b], pred) => {
-                let (pred, a, b) = (self.pred(pred), self.word(a), self.word(b));
-                let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
-                self.put(to, value, mask);
-            }
-            Op::SelectWide(to, [a, b], pred) => {
-                let (pred, a, b) = (self.pred(pred), self.wide(a), self.wide(b));
-                let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
-                self.put_wide(to, value, mask);
             }
             _ => return self.compute_more(op, mask),
         }
@@ -108,6 +137,17 @@ impl Warp {
     #[inline(always)]
     fn compute_more(&mut self, op: &Op, mask: u32) -> bool {
         match op {
+            &Op::Special(Special::Tid(axis), to) => self.put(to, self.tids[axis], mask),
+            &Op::Select(to, [a, b], pred) => {
+                let (pred, a, b) = (self.pred(pred), self.word(a), self.word(b));
+                let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
+                self.put(to, value, mask);
+            }
+            &Op::SelectWide(to, [a, b], pred) => {
+                let (pred, a, b) = (self.pred(pred), self.wide(a), self.wide(b));
+                let value = each!(|i| if pred >> i & 1 == 1 { a[i] } else { b[i] });
+                self.put_wide(to, value, mask);
+            }
             &Op::Logic(op, to, [a, b]) => {
                 let (a, b) = (self.pred(a), self.pred(b));
                 let value = match op {
@@ -195,7 +235,13 @@ impl Warp {
             } => self.atomic((run, cluster), (*space, address, mask), (*op, *old, *value))?,
             &Op::Special(special, to) => {
                 let value = self.special(run, cluster, special);
-                self.put(to, longs::reduce(crate::ptx::Reduce::Low, &value), mask);
+                let value = longs::reduce(crate::ptx::Reduce::Low, &value);
+                let same = !matches!(special, Special::Tid(_) | Special::Lane | Special::LanesBelow);
+                if same && mask == u32::MAX {
+                    self.words.put_same(to, value[0]);
+                } else {
+                    self.put(to, value, mask);
+                }
                 if special == Special::GlobalTimer {
                     return Ok(Flow::Yield(Turn::Looked));
                 }

@@ -4,8 +4,8 @@ use super::{
     Run,
     cluster::{Cluster, Shared},
     copies::Moves,
-    longs::WideLanes,
     products::Products,
+    registers::{Bank, Registers},
 };
 use crate::{matrix::Lanes, ptx::Program};
 
@@ -65,8 +65,8 @@ pub(super) struct Warp {
     pub(super) block: usize,
     /// Each lane's place in its block, along each dimension.
     pub(super) tids: [Lanes; 3],
-    pub(super) words: Vec<Lanes>,
-    pub(super) wides: Vec<WideLanes>,
+    pub(super) words: Bank<u32>,
+    pub(super) wides: Bank<u64>,
     pub(super) preds: Vec<u32>,
     /// Each lane's own memory, if the kernel uses any.
     pub(super) local: Vec<Shared>,
@@ -105,8 +105,8 @@ pub(super) fn lanes_of(mask: u32) -> impl Iterator<Item = usize> {
 }
 
 impl Warp {
-    /// A warp at a kernel's beginning; `number` in the cluster, `per_block` of them in a block.
-    pub(super) fn new(run: &Run<'_>, number: usize, per_block: usize) -> Self {
+    /// A warp at a kernel's beginning: its number in the cluster, and how many there are in a block.
+    pub(super) fn new(run: &Run<'_>, registers: Registers, (number, per_block): (usize, usize)) -> Self {
         let program = run.program;
         let [width, height, _] = run.block;
         let first = (number % per_block * 32) as u32;
@@ -119,8 +119,8 @@ impl Warp {
             number,
             place: number % per_block,
             block: number / per_block,
-            words: vec![[0; 32]; program.words],
-            wides: vec![[0; 32]; program.wides],
+            words: registers.words,
+            wides: registers.wides,
             preds: vec![0; program.preds],
             local: Vec::new(),
             copies: Vec::new(),
@@ -135,10 +135,6 @@ impl Warp {
             at_cluster: 0,
             look_again: false,
         };
-        warp.words
-            .extend(program.word_constants.iter().map(|&value| [value; 32]));
-        warp.wides
-            .extend(program.wide_constants.iter().map(|&value| [value; 32]));
         if program.local_bytes > 0 {
             warp.local
                 .extend((0..32).map(|_| Shared::new(program.local_bytes)));
@@ -146,11 +142,12 @@ impl Warp {
         warp
     }
 
-    /// Gives back the registers of a warp that has ended.
-    pub(super) fn forget(&mut self) {
-        self.words = Vec::new();
-        self.wides = Vec::new();
+    /// The registers of a warp that has ended; `None` if they were taken before.
+    pub(super) fn take_registers(&mut self) -> Option<Registers> {
         self.local = Vec::new();
+        let words = std::mem::take(&mut self.words);
+        let wides = std::mem::take(&mut self.wides);
+        (!words.is_empty()).then_some(Registers { words, wides })
     }
 
     /// The line of the text that a lane is at.

@@ -3,10 +3,10 @@
 //! All of it is inlined into a loop that is compiled for what the CPU has, so that 32 lanes become a few vectors.
 
 use super::float;
-use crate::{matrix::Lanes, ptx::Word};
+use crate::ptx::Word;
 
 #[inline(always)]
-pub(super) fn float_at(lanes: &Lanes, i: usize) -> f32 {
+pub(super) fn float_at<const N: usize>(lanes: &[u32; N], i: usize) -> f32 {
     f32::from_bits(lanes[i])
 }
 
@@ -14,10 +14,10 @@ pub(super) fn float_at(lanes: &Lanes, i: usize) -> f32 {
 macro_rules! half {
     ($from:ident, $to:ident, $of:expr, $shift:expr, |$a:ident, $b:ident, $c:ident| $value:expr) => {{
         let [x, y, z] = $of;
-        let x: Lanes = each!(|i| float::$from(x[i] >> $shift & 0xffff).to_bits());
-        let y: Lanes = each!(|i| float::$from(y[i] >> $shift & 0xffff).to_bits());
-        let z: Lanes = each!(|i| float::$from(z[i] >> $shift & 0xffff).to_bits());
-        let half: Lanes = each!(|i| {
+        let x: [u32; N] = each!(|i| float::$from(x[i] >> $shift & 0xffff).to_bits());
+        let y: [u32; N] = each!(|i| float::$from(y[i] >> $shift & 0xffff).to_bits());
+        let z: [u32; N] = each!(|i| float::$from(z[i] >> $shift & 0xffff).to_bits());
+        let half: [u32; N] = each!(|i| {
             let ($a, $b, $c) = (float_at(&x, i), float_at(&y, i), float_at(&z, i));
             float::$to($value)
         });
@@ -34,9 +34,31 @@ macro_rules! both {
     }};
 }
 
+/// Whether an operation of all lanes takes much longer than one of a single lane.
+#[inline(always)]
+pub(super) fn is_slow(op: Word) -> bool {
+    matches!(
+        op,
+        Word::DivS | Word::DivU | Word::RemS | Word::RemU | Word::Prmt | Word::Popc | Word::Clz | Word::Brev
+    )
+}
+
+/// Whether an operation makes one value of lanes' different ones, such as their warp's number of their own.
+#[inline(always)]
+pub(super) fn may_join(op: Word) -> bool {
+    matches!(op, Word::ShrU | Word::ShrS | Word::DivS | Word::DivU)
+}
+
+/// What an operation makes of up to three words.
+#[inline(never)]
+pub(super) fn one(op: Word, [a, b, c]: [u32; 3]) -> u32 {
+    let [value] = word(op, &[a], &[b], &[c]);
+    value
+}
+
 /// What an operation makes of up to three words of each lane.
 #[inline(always)]
-pub(super) fn word(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
+pub(super) fn word<const N: usize>(op: Word, a: &[u32; N], b: &[u32; N], c: &[u32; N]) -> [u32; N] {
     match op {
         Word::Mov => *a,
         Word::Add => each!(|i| a[i].wrapping_add(b[i])),
@@ -63,7 +85,7 @@ pub(super) fn word(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
 }
 
 #[inline(always)]
-fn bits(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
+fn bits<const N: usize>(op: Word, a: &[u32; N], b: &[u32; N], c: &[u32; N]) -> [u32; N] {
     /// 64 bits, the high half first.
     fn pair(high: u32, low: u32) -> u64 {
         u64::from(high) << 32 | u64::from(low)
@@ -117,7 +139,7 @@ fn bits(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
 }
 
 #[inline(always)]
-fn floating(op: Word, a_bits: &Lanes, b_bits: &Lanes, c_bits: &Lanes) -> Lanes {
+fn floating<const N: usize>(op: Word, a_bits: &[u32; N], b_bits: &[u32; N], c_bits: &[u32; N]) -> [u32; N] {
     let (a, b, c) = (
         |i: usize| float_at(a_bits, i),
         |i: usize| float_at(b_bits, i),
@@ -163,7 +185,7 @@ fn floating(op: Word, a_bits: &Lanes, b_bits: &Lanes, c_bits: &Lanes) -> Lanes {
 }
 
 #[inline(always)]
-fn halves(op: Word, a: &Lanes, b: &Lanes, c: &Lanes) -> Lanes {
+fn halves<const N: usize>(op: Word, a: &[u32; N], b: &[u32; N], c: &[u32; N]) -> [u32; N] {
     // Sums and products of 11 bits that are rounded twice are as if rounded once.
     match op {
         Word::F16ToF => each!(|i| (float::f16_to_f32(a[i])).to_bits()),

@@ -141,7 +141,8 @@ impl Ranges {
         };
         let mut blocks = blocks(code, numbers.all);
         for block in &mut blocks {
-            for (at, instruction) in code.iter_mut().enumerate().take(block.end).skip(block.first) {
+            let instructions = code.iter_mut().enumerate().take(block.end);
+            for (at, instruction) in instructions.skip(block.first) {
                 seen.look(instruction);
                 for &i in &seen.read {
                     all.cover(i, at);

@@ -1,6 +1,7 @@
 //! Opcodes whose operands are registers only.
 
-use super::op::{Compare, Extend, Kind, Long, Reduce, Shift, Word};
+use super::op::Special;
+use super::operations::{Compare, Extend, Kind, Long, Reduce, Shift, Word};
 
 /// Opcodes of words, and how many they take.
 pub(super) fn word(opcode: &str) -> Option<(Word, usize)> {
@@ -247,4 +248,35 @@ pub(super) fn compare(opcode: &str) -> Option<(Compare, Kind, bool)> {
         _ => return None,
     };
     Some((compare, kind, wide))
+}
+
+/// Registers that hold what the hardware gives.
+pub(super) fn special(name: &str) -> Option<Special> {
+    let axis = |name: &str| match name {
+        "x" => Some(0),
+        "y" => Some(1),
+        "z" => Some(2),
+        _ => None,
+    };
+    if let Some((name, last)) = name.split_once('.') {
+        return Some(match (name, axis(last)?) {
+            ("%tid", axis) => Special::Tid(axis),
+            ("%ntid", axis) => Special::Ntid(axis),
+            ("%ctaid", axis) => Special::Ctaid(axis),
+            ("%nctaid", axis) => Special::Nctaid(axis),
+            ("%cluster_nctaid", 0) => Special::ClusterSize,
+            ("%cluster_ctaid", 0) => Special::ClusterCtaRank,
+            _ => return None,
+        });
+    }
+    Some(match name {
+        "%cluster_ctarank" => Special::ClusterCtaRank,
+        "%cluster_nctarank" => Special::ClusterSize,
+        "%laneid" => Special::Lane,
+        "%warpid" => Special::Warp,
+        "%lanemask_lt" => Special::LanesBelow,
+        "%clock" | "%clock64" => Special::Clock,
+        "%globaltimer" => Special::GlobalTimer,
+        _ => return None,
+    })
 }

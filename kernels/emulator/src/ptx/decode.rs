@@ -6,10 +6,11 @@ use super::{
     Parameter, ParseError, allocate, arithmetic,
     lex::{Lexer, Token},
     memory,
-    op::{Extend, Guard, Instruction, Logic, Op, Reduce, Reg, Special, Word},
-    operands::{LOCAL_WINDOW, Name, Names, Operand, PARAM_WINDOW, Wrong},
+    op::{Guard, Instruction, Op, Reg},
+    operands::{Name, Names, Operand, PARAM_WINDOW, Wrong},
+    operations::{Extend, Logic, Reduce, Word},
     program::{Program, Variable},
-    variable,
+    variables::Variables,
 };
 
 /// A kernel's body and what it may name.
@@ -65,60 +66,6 @@ pub(super) fn program(context: &Context<'_>) -> Result<Program, ParseError> {
     };
     allocate::registers(&mut program, decoder.names);
     Ok(program)
-}
-
-/// Variables of a kernel, with their addresses.
-#[derive(Default)]
-struct Variables {
-    shared: Vec<(Variable, u64)>,
-    local: Vec<(Variable, u64)>,
-    shared_bytes: usize,
-    local_bytes: usize,
-}
-
-impl Variables {
-    /// Those that a body declares, and those of the module that it names; the dynamic one behind all others.
-    fn of(context: &Context<'_>) -> Result<Self, ParseError> {
-        let mut lexer = Lexer::new(context.body, context.line);
-        let mut all = Self::default();
-        let mut dynamic = None;
-        loop {
-            match lexer.next() {
-                Token::End => break,
-                Token::Word(".shared") => {
-                    let variable = variable(&mut lexer)?;
-                    all.add_shared(variable);
-                }
-                Token::Word(".local") => {
-                    let variable = variable(&mut lexer)?;
-                    let at = all.local_bytes.next_multiple_of(variable.alignment);
-                    all.local_bytes = at + variable.bytes;
-                    all.local.push((variable, LOCAL_WINDOW | at as u64));
-                }
-                Token::Word(word) if !word.starts_with(['%', '.', '$']) => {
-                    let known = all.shared.iter().any(|(variable, _)| variable.name == word);
-                    let found = context.shared.iter().find(|variable| variable.name == word);
-                    match found {
-                        Some(variable) if variable.dynamic => dynamic = Some(variable.clone()),
-                        Some(variable) if !known => all.add_shared(variable.clone()),
-                        _ => {}
-                    }
-                }
-                _ => {}
-            }
-        }
-        all.shared_bytes = all.shared_bytes.next_multiple_of(16);
-        if let Some(dynamic) = dynamic {
-            all.add_shared(dynamic);
-        }
-        Ok(all)
-    }
-
-    fn add_shared(&mut self, variable: Variable) {
-        let at = self.shared_bytes.next_multiple_of(variable.alignment);
-        self.shared_bytes = at + variable.bytes;
-        self.shared.push((variable, at as u64));
-    }
 }
 
 impl<'a> Decoder<'a> {
@@ -270,25 +217,25 @@ impl<'a> Decoder<'a> {
             for (register, operand) in registers.iter_mut().zip(from) {
                 *register = names.word(operand)?;
             }
-            Op::Word(op, names.word_of(to)?, registers)
+            Op::Word(op, names.result_word(to)?, registers)
         } else if let Some((op, count)) = arithmetic::long(opcode) {
             let (to, from) = split(operands, count)?;
             let mut registers = [names.wide(&from[0])?; 3];
             for (register, operand) in registers.iter_mut().zip(from) {
                 *register = names.wide(operand)?;
             }
-            Op::Long(op, names.wide_of(to)?, registers)
+            Op::Long(op, names.result_wide(to)?, registers)
         } else if let Some(op) = arithmetic::shift(opcode) {
             let (to, from) = split(operands, 2)?;
             Op::Shift(
                 op,
-                names.wide_of(to)?,
+                names.result_wide(to)?,
                 names.wide(&from[0])?,
                 names.word(&from[1])?,
             )
         } else if let Some((op, count)) = arithmetic::extend(opcode) {
             let (to, from) = split(operands, count)?;
-            let to = names.wide_of(to)?;
+            let to = names.result_wide(to)?;
             // A word may be the low half of a register.
             let registers = match from {
                 [Operand::Name(name)] if let Some(Name::Wide(wide)) = names.find(name) => {
@@ -301,7 +248,7 @@ impl<'a> Decoder<'a> {
             Op::Extend(op, to, registers)
         } else if let Some(op) = arithmetic::reduce(opcode) {
             let (to, from) = split(operands, 1)?;
-            Op::Reduce(op, names.word_of(to)?, names.wide(&from[0])?)
+            Op::Reduce(op, names.result_word(to)?, names.wide(&from[0])?)
         } else if let Some((compare, kind, wide)) = arithmetic::compare(opcode) {
             let (to, from) = split(operands, 2)?;
             let to = names.pred(to)?;
@@ -336,11 +283,11 @@ impl<'a> Decoder<'a> {
             ("mov.pred", [to, a]) => Op::Logic(Logic::Mov, names.pred(to)?, [names.pred(a)?; 2]),
             ("selp.b64" | "selp.u64" | "selp.s64" | "selp.f64", [to, a, b, pred]) => {
                 let from = [names.wide(a)?, names.wide(b)?];
-                Op::SelectWide(names.wide_of(to)?, from, names.pred(pred)?)
+                Op::SelectWide(names.result_wide(to)?, from, names.pred(pred)?)
             }
             (opcode, [to, a, b, pred]) if opcode.starts_with("selp.") => {
                 let from = [names.word(a)?, names.word(b)?];
-                Op::Select(names.word_of(to)?, from, names.pred(pred)?)
+                Op::Select(names.result_word(to)?, from, names.pred(pred)?)
             }
             ("bfi.b32", [to, a, b, position, len]) => {
                 let from = [
@@ -349,16 +296,16 @@ impl<'a> Decoder<'a> {
                     names.word(position)?,
                     names.word(len)?,
                 ];
-                Op::Insert(names.word_of(to)?, from)
+                Op::Insert(names.result_word(to)?, from)
             }
             ("bfi.b64", [to, a, b, position, len]) => {
                 let from = [names.wide(a)?, names.wide(b)?];
                 let place = [names.word(position)?, names.word(len)?];
-                Op::InsertWide(names.wide_of(to)?, from, place)
+                Op::InsertWide(names.result_wide(to)?, from, place)
             }
             ("lop3.b32", [to, a, b, c, Operand::Integer(table)]) => {
                 let from = [names.word(a)?, names.word(b)?, names.word(c)?];
-                Op::Lop3(*table as u8, names.word_of(to)?, from)
+                Op::Lop3(*table as u8, names.result_word(to)?, from)
             }
             _ => return Ok(false),
         };
@@ -370,12 +317,12 @@ impl<'a> Decoder<'a> {
     fn moved(&mut self, operands: &[Operand<'a>]) -> Result<bool, Wrong> {
         match operands {
             [to @ Operand::Name(name), Operand::Name(from)] => {
-                let Some(special) = special(from) else {
+                let Some(special) = arithmetic::special(from) else {
                     return Ok(false);
                 };
                 let op = match self.names.find(name) {
                     Some(Name::Wide(wide)) => Op::SpecialWide(special, wide),
-                    _ => Op::Special(special, self.names.word_of(to)?),
+                    _ => Op::Special(special, self.names.result_word(to)?),
                 };
                 self.emit(op);
             }
@@ -388,7 +335,7 @@ impl<'a> Decoder<'a> {
                     Some(Name::Wide(wide)) => Op::Extend(Extend::Pack, wide, parts),
                     _ => Op::Word(
                         Word::Pack16,
-                        self.names.word_of(to)?,
+                        self.names.result_word(to)?,
                         [parts[0], parts[1], parts[1]],
                     ),
                 };
@@ -398,7 +345,7 @@ impl<'a> Decoder<'a> {
                 let [low, high] = &parts[..] else {
                     return Err("parts other than two".to_owned());
                 };
-                let [low, high] = [self.names.word_of(low)?, self.names.word_of(high)?];
+                let [low, high] = [self.names.result_word(low)?, self.names.result_word(high)?];
                 if let Some(Name::Wide(wide)) = self.names.find(name) {
                     self.emit(Op::Reduce(Reduce::Low, low, wide));
                     self.emit(Op::Reduce(Reduce::High, high, wide));
@@ -444,34 +391,4 @@ fn split<'b, 'a>(
         [to, from @ ..] if from.len() == count => Ok((to, from)),
         _ => Err(format!("{} operands", operands.len())),
     }
-}
-
-fn special(name: &str) -> Option<Special> {
-    let axis = |name: &str| match name {
-        "x" => Some(0),
-        "y" => Some(1),
-        "z" => Some(2),
-        _ => None,
-    };
-    if let Some((name, last)) = name.split_once('.') {
-        return Some(match (name, axis(last)?) {
-            ("%tid", axis) => Special::Tid(axis),
-            ("%ntid", axis) => Special::Ntid(axis),
-            ("%ctaid", axis) => Special::Ctaid(axis),
-            ("%nctaid", axis) => Special::Nctaid(axis),
-            ("%cluster_nctaid", 0) => Special::ClusterSize,
-            ("%cluster_ctaid", 0) => Special::ClusterCtaRank,
-            _ => return None,
-        });
-    }
-    Some(match name {
-        "%cluster_ctarank" => Special::ClusterCtaRank,
-        "%cluster_nctarank" => Special::ClusterSize,
-        "%laneid" => Special::Lane,
-        "%warpid" => Special::Warp,
-        "%lanemask_lt" => Special::LanesBelow,
-        "%clock" | "%clock64" => Special::Clock,
-        "%globaltimer" => Special::GlobalTimer,
-        _ => return None,
-    })
 }

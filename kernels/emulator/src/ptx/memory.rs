@@ -1,14 +1,11 @@
-//! Opcodes of memory, of lanes together and of what happens later.
+//! Opcodes of memory, and of lanes together.
 
 use super::{
     decode::{Decoder, Statement},
-    op::{
-        Add, Atomic, Items, LaneCopy, Left, Mbarrier, Mma, Op, Redux, Reg, Shuffle, Space, TileCopy, Vote,
-        Wgmma,
-    },
+    later,
+    op::{Atomic, Items, Op, Redux, Reg, Shuffle, Space, Vote},
     operands::{Name, Operand, Wrong},
 };
-use crate::matrix::Half;
 
 /// Instructions that need not be emulated: caches, the compiler's limits and orders of memory, which are kept anyway.
 const NOTHING: [&str; 10] = [
@@ -38,14 +35,14 @@ pub(super) fn instruction<'a>(decoder: &mut Decoder<'a>, statement: &Statement<'
         "atom" | "red" => atomic(decoder, &parts, operands)?,
         "bar" | "barrier" => barrier(decoder, &parts, operands)?,
         "shfl" | "vote" | "redux" => lanes(decoder, opcode, operands)?,
-        "mbarrier" => mbarrier(decoder, &parts, operands)?,
-        "cp" => copy(decoder, &parts, operands)?,
-        "wgmma" => wgmma(decoder, &parts, operands)?,
-        "mma" => mma(decoder, opcode, operands)?,
+        "mbarrier" => later::mbarrier(decoder, &parts, operands)?,
+        "cp" => later::copy(decoder, &parts, operands)?,
+        "wgmma" => later::wgmma(decoder, &parts, operands)?,
+        "mma" => later::mma(decoder, opcode, operands)?,
         "mapa" => match operands {
             [to, address, block] => {
                 let from = [decoder.names.word(address)?, decoder.names.word(block)?];
-                Some(Op::MapBlock(decoder.names.word_of(to)?, from))
+                Some(Op::MapBlock(decoder.names.result_word(to)?, from))
             }
             _ => None,
         },
@@ -67,7 +64,10 @@ pub(super) fn instruction<'a>(decoder: &mut Decoder<'a>, statement: &Statement<'
 }
 
 /// Some number of words that are read.
-fn words<'a, const N: usize>(decoder: &mut Decoder<'a>, operands: &[Operand<'a>]) -> Result<[Reg; N], Wrong> {
+pub(super) fn words<'a, const N: usize>(
+    decoder: &mut Decoder<'a>,
+    operands: &[Operand<'a>],
+) -> Result<[Reg; N], Wrong> {
     let registers = operands.iter().map(|operand| decoder.names.word(operand));
     let registers = registers.collect::<Result<Vec<_>, _>>()?;
     registers
@@ -121,9 +121,9 @@ fn items<'a>(
     let mut registers = [0; 4];
     for (register, operand) in registers.iter_mut().zip(list) {
         *register = match (wide, loaded) {
-            (true, true) => names.wide_of(operand)?.0,
+            (true, true) => names.result_wide(operand)?.0,
             (true, false) => names.wide(operand)?.0,
-            (false, true) => names.word_of(operand)?.0,
+            (false, true) => names.result_word(operand)?.0,
             (false, false) => names.word(operand)?.0,
         };
     }
@@ -204,7 +204,7 @@ fn atomic<'a>(
         _ => return Ok(None),
     };
     let (old, address, value) = match operands {
-        [old, address, value] => (decoder.names.word_of(old)?, address, value),
+        [old, address, value] => (decoder.names.result_word(old)?, address, value),
         [address, value] => (decoder.names.new_reg(), address, value),
         _ => return Ok(None),
     };
@@ -250,8 +250,8 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
     };
     if let (Some(op), [to, from @ ..]) = (shuffle, operands) {
         let (to, valid) = match *to {
-            Operand::Pair(to, valid) => (names.word_of(&Operand::Name(to))?, names.pred_named(valid)?),
-            _ => (names.word_of(to)?, names.new_pred()),
+            Operand::Pair(to, valid) => (names.result_word(&Operand::Name(to))?, names.pred_named(valid)?),
+            _ => (names.result_word(to)?, names.new_pred()),
         };
         let from = words(decoder, from)?;
         return Ok(Some(Op::Shuffle { op, to, valid, from }));
@@ -274,7 +274,7 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
     if let Some(op) = redux {
         return Ok(Some(Op::Redux(
             op,
-            names.word_of(to)?,
+            names.result_word(to)?,
             [names.word(from)?, lanes],
         )));
     }
@@ -283,186 +283,9 @@ fn lanes<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) 
         "vote.sync.any.pred" => Vote::Any,
         "vote.sync.uni.pred" => Vote::Uniform,
         "vote.sync.ballot.b32" => {
-            return Ok(Some(Op::Ballot(names.word_of(to)?, names.pred(from)?, lanes)));
+            return Ok(Some(Op::Ballot(names.result_word(to)?, names.pred(from)?, lanes)));
         }
         _ => return Ok(None),
     };
     Ok(Some(Op::Vote(vote, names.pred(to)?, names.pred(from)?, lanes)))
-}
-
-fn mbarrier<'a>(
-    decoder: &mut Decoder<'a>,
-    parts: &[&str],
-    operands: &[Operand<'a>],
-) -> Result<Option<Op>, Wrong> {
-    let names = &mut decoder.names;
-    Ok(match (parts, operands) {
-        (["init", ..], [address, count]) => {
-            let count = names.word(count)?;
-            Some(Op::Mbarrier(Mbarrier::Init(count), names.address(address)?))
-        }
-        // The state that an arrival gives is of no use without a wait for it, which does not occur.
-        (["arrive", "expect_tx", ..], [_, address, bytes]) => {
-            let bytes = names.word(bytes)?;
-            Some(Op::Mbarrier(
-                Mbarrier::ArriveExpectTx(bytes),
-                names.address(address)?,
-            ))
-        }
-        (["arrive", ..], [_, address, count @ ..]) if parts.get(1) != Some(&"noComplete") => {
-            let count = names.word(count.first().unwrap_or(&Operand::Integer(1)))?;
-            Some(Op::Mbarrier(Mbarrier::Arrive(count), names.address(address)?))
-        }
-        (["expect_tx", ..], [address, bytes]) => {
-            let bytes = names.word(bytes)?;
-            Some(Op::Mbarrier(Mbarrier::ExpectTx(bytes), names.address(address)?))
-        }
-        (["try_wait" | "test_wait", "parity", ..], [done, address, parity]) => Some(Op::TryWait {
-            done: names.pred(done)?,
-            mbarrier: names.address(address)?,
-            parity: names.word(parity)?,
-        }),
-        _ => None,
-    })
-}
-
-fn copy<'a>(
-    decoder: &mut Decoder<'a>,
-    parts: &[&str],
-    operands: &[Operand<'a>],
-) -> Result<Option<Op>, Wrong> {
-    let names = &mut decoder.names;
-    Ok(match (parts, operands) {
-        (["async", "commit_group"], []) => Some(Op::CommitCopies),
-        (["async", "wait_all"], []) => Some(Op::WaitCopies(None)),
-        (["async", "wait_group"], [Operand::Integer(groups)]) => Some(Op::WaitCopies(Some(*groups as u32))),
-        (["async", "mbarrier", "arrive", "noinc", ..], [address]) => {
-            Some(Op::Mbarrier(Mbarrier::ArriveAfterCopies, names.address(address)?))
-        }
-        (["async", "ca" | "cg", ..], [to, from, Operand::Integer(bytes), rest @ ..]) => {
-            let read = match rest {
-                [] => None,
-                [read] => Some(names.word(read)?),
-                _ => return Ok(None),
-            };
-            Some(Op::LaneCopy(LaneCopy {
-                to: names.address(to)?,
-                from: names.address(from)?,
-                bytes: *bytes as u8,
-                read,
-            }))
-        }
-        (
-            [
-                "async",
-                "bulk",
-                "tensor",
-                "2d",
-                "shared::cluster",
-                "global",
-                rest @ ..,
-            ],
-            [to, map, mbarrier, more @ ..],
-        ) => {
-            let Operand::Memory(_, _, coordinates) = map else {
-                return Ok(None);
-            };
-            let [Operand::Vector(coordinates)] = &coordinates[..] else {
-                return Ok(None);
-            };
-            let blocks = match more.first() {
-                Some(blocks) if rest.contains(&"multicast::cluster") => Some(names.word(blocks)?),
-                _ => None,
-            };
-            let (to, map, mbarrier) = (names.address(to)?, names.address(map)?, names.address(mbarrier)?);
-            let at = words(decoder, coordinates)?;
-            Some(Op::TileCopy(Box::new(TileCopy {
-                to,
-                map,
-                at,
-                mbarrier,
-                blocks,
-            })))
-        }
-        _ => None,
-    })
-}
-
-fn wgmma<'a>(
-    decoder: &mut Decoder<'a>,
-    parts: &[&str],
-    operands: &[Operand<'a>],
-) -> Result<Option<Op>, Wrong> {
-    let ["mma_async", "sync", "aligned", shape, "f32", kinds @ ..] = parts else {
-        return Ok(match (parts[0], operands) {
-            ("fence", []) => Some(Op::Nothing),
-            ("commit_group", []) => Some(Op::CommitProducts),
-            ("wait_group", [Operand::Integer(groups)]) => Some(Op::WaitProducts(*groups as u32)),
-            _ => None,
-        });
-    };
-    let half = match kinds {
-        ["f16", "f16"] => Half::F16,
-        ["bf16", "bf16"] => Half::Bf16,
-        _ => return Ok(None),
-    };
-    let columns = shape
-        .strip_prefix("m64n")
-        .and_then(|shape| shape.strip_suffix("k16"));
-    let columns = columns.and_then(|columns| columns.parse::<usize>().ok());
-    let [Operand::Vector(sums), a, b, add, rest @ ..] = operands else {
-        return Ok(None);
-    };
-    let plain = rest.iter().enumerate().all(|(i, operand)| match operand {
-        Operand::Integer(1) => i < 2,
-        Operand::Integer(0) => i >= 2,
-        _ => false,
-    });
-    if !plain || columns != Some(sums.len() * 2) {
-        return Err("negated or transposed sides, or another shape".to_owned());
-    }
-    let add = match add {
-        Operand::Integer(value) => Add::Always(*value != 0),
-        operand => Add::If(decoder.names.pred(operand)?),
-    };
-    let a = match a {
-        Operand::Vector(registers) => Left::Registers(words(decoder, registers)?),
-        descriptor => Left::Shared(decoder.names.wide(descriptor)?),
-    };
-    let sums = sums.iter().map(|sum| decoder.names.word_of(sum));
-    Ok(Some(Op::Wgmma(Box::new(Wgmma {
-        half,
-        sums: sums.collect::<Result<_, _>>()?,
-        a,
-        b: decoder.names.wide(b)?,
-        add,
-    }))))
-}
-
-fn mma<'a>(decoder: &mut Decoder<'a>, opcode: &str, operands: &[Operand<'a>]) -> Result<Option<Op>, Wrong> {
-    let half = match opcode {
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32" => Half::F16,
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32" => Half::Bf16,
-        _ => return Ok(None),
-    };
-    let [
-        Operand::Vector(d),
-        Operand::Vector(a),
-        Operand::Vector(b),
-        Operand::Vector(c),
-    ] = operands
-    else {
-        return Ok(None);
-    };
-    // Results are registers: a constant cannot be one.
-    for operand in d {
-        decoder.names.word_of(operand)?;
-    }
-    Ok(Some(Op::Mma(Box::new(Mma {
-        half,
-        d: words(decoder, d)?,
-        a: words(decoder, a)?,
-        b: words(decoder, b)?,
-        c: words(decoder, c)?,
-    }))))
 }

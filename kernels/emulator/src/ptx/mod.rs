@@ -3,11 +3,14 @@
 mod allocate;
 mod arithmetic;
 mod decode;
+mod later;
 mod lex;
 mod memory;
 mod op;
 mod operands;
+mod operations;
 mod program;
+mod variables;
 mod visit;
 
 use std::sync::{Arc, OnceLock};
@@ -15,6 +18,7 @@ use std::sync::{Arc, OnceLock};
 use lex::{Lexer, Token};
 pub(crate) use op::*;
 pub(crate) use operands::{LOCAL_WINDOW, PARAM_WINDOW, SHARED_WINDOW};
+pub(crate) use operations::*;
 pub(crate) use program::Program;
 use program::Variable;
 

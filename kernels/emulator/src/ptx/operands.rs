@@ -255,7 +255,7 @@ impl<'a> Names<'a> {
     }
 
     /// A word that is written.
-    pub(super) fn word_of(&mut self, operand: &Operand<'a>) -> Result<Reg, Wrong> {
+    pub(super) fn result_word(&mut self, operand: &Operand<'a>) -> Result<Reg, Wrong> {
         match *operand {
             Operand::Name("_") => Ok(self.new_reg()),
             Operand::Name(name) => match self.find(name) {
@@ -281,7 +281,7 @@ impl<'a> Names<'a> {
     }
 
     /// 64 bits that are written.
-    pub(super) fn wide_of(&mut self, operand: &Operand<'a>) -> Result<Wide, Wrong> {
+    pub(super) fn result_wide(&mut self, operand: &Operand<'a>) -> Result<Wide, Wrong> {
         match *operand {
             Operand::Name("_") => Ok(self.new_wide()),
             Operand::Name(name) => match self.find(name) {

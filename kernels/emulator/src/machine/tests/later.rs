@@ -112,7 +112,7 @@ fn a_tile_comes_to_each_block_that_it_is_for() {
             for pair in 0..32 {
                 let value = result[block * 256 + swizzled(row * 128 + 4 * pair) / 4];
                 let first = ((row + 4) * columns + 64 + 2 * pair) as u32;
-                assert_eq!(value, (first + 1) << 16 | first, "{block} {row} {pair}");
+                assert_eq!(value, ((first + 1) << 16) | first, "{block} {row} {pair}");
             }
         }
     }

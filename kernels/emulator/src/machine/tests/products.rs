@@ -5,6 +5,9 @@ use half::{bf16, f16};
 use super::*;
 use crate::tensor_map::swizzled;
 
+/// A number's 16 bits.
+type ToBits = fn(f32) -> u16;
+
 /// Small whole numbers, which every type has exactly.
 fn matrix(rows: usize, columns: usize, seed: u32) -> Vec<f32> {
     let mut random = random(seed);
@@ -23,7 +26,7 @@ fn product(a: &[f32], b: &[f32]) -> Vec<f32> {
     .collect()
 }
 
-fn pairs(values: &[f32], to: fn(f32) -> u16) -> Vec<u32> {
+fn pairs(values: &[f32], to: ToBits) -> Vec<u32> {
     let pairs = values.chunks(2);
     pairs
         .map(|pair| u32::from(to(pair[1])) << 16 | u32::from(to(pair[0])))
@@ -36,8 +39,7 @@ fn floats(words: &[u32]) -> Vec<f32> {
 
 #[test]
 fn a_warp_s_product_has_every_number_at_its_place() {
-    type Rounded = fn(f32) -> u16;
-    let types: [(&str, Rounded); 2] = [
+    let types: [(&str, ToBits); 2] = [
         ("f16", |x| f16::from_f32(x).to_bits()),
         ("bf16", |x| bf16::from_f32(x).to_bits()),
     ];
