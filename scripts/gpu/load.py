@@ -36,7 +36,7 @@ def main():
         if now < last + seconds / 12 and any(thread.is_alive() for thread in threads):
             continue
         rate, tokens, last = (state.tokens - tokens) / (now - last), state.tokens, now
-        sizes = (resident_bytes(pid), gpu_bytes())
+        sizes = (resident_bytes(pid), gpu_bytes(pid))
         # While the last finish, steps of fewer sequences are recorded, each once.
         if now < end:
             memory.append(sizes)
@@ -123,9 +123,18 @@ def resident_bytes(pid):
         return int(file.read().split()[1]) * 4096
 
 
-def gpu_bytes():
-    query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]) << 20
+def gpu_bytes(pid):
+    """Of the process, or of all on the first GPU where the driver does not tell them apart."""
+    for line in nvidia_smi("--query-compute-apps=pid,used_memory"):
+        process, _, used = line.partition(", ")
+        if process == str(pid) and used.isdigit():
+            return int(used) << 20
+    return int(nvidia_smi("--query-gpu=memory.used")[0]) << 20
+
+
+def nvidia_smi(query):
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 main()

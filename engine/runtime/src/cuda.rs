@@ -1,6 +1,7 @@
 //! Engines on NVIDIA GPUs.
 
 use ferrum_engine::{Device, Dtype, LaunchConfig};
+pub use ferrum_kernels::cuda::given_back as devices_given_back;
 use ferrum_kernels::cuda::{CudaBackend, CudaUnavailable, Element, Link, probe_ranks};
 
 use crate::launch::{Launch, LaunchFailure, Launched};

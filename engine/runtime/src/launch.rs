@@ -17,6 +17,7 @@ use tokenizers::Tokenizer;
 use crate::{
     Generator, TextEmbedder,
     block_pool::BLOCK_SIZE,
+    cuda,
     engine::panic_message,
     kv_size::{FreeMemory, KvCacheTooSmall, KvDemand, KvSize},
     memory::available_bytes,
@@ -105,7 +106,7 @@ pub fn launch(
             let cores = || thread::available_parallelism().map_or(1, NonZero::get);
             launch.run(vec![CpuBackend::new(config.threads.unwrap_or_else(cores))])
         }
-        Device::Cuda => run_on_cuda(&launch),
+        Device::Cuda => cuda::run(&launch),
     }
 }
 
@@ -116,25 +117,8 @@ pub fn launch(
 pub fn check_device(config: &LaunchConfig) -> Result<(), LaunchFailure> {
     match config.device {
         Device::Cpu => Ok(()),
-        Device::Cuda => check_cuda(config),
+        Device::Cuda => cuda::check(config),
     }
-}
-
-#[cfg(feature = "cuda")]
-use crate::cuda::{check as check_cuda, run as run_on_cuda};
-
-#[cfg(not(feature = "cuda"))]
-fn check_cuda(config: &LaunchConfig) -> Result<(), LaunchFailure> {
-    Err(LaunchFailure::Config(LaunchError {
-        flag: "device",
-        value: config.device.to_string(),
-        allowed: "cpu, as this build has no CUDA backend (feature `cuda`)",
-    }))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn run_on_cuda(launch: &Launch<'_>) -> Result<Launched, LaunchFailure> {
-    Err(check_cuda(launch.config).map_or_else(|refusal| refusal, |()| unreachable!("this build has no CUDA")))
 }
 
 pub(crate) struct Launch<'a> {

@@ -7,7 +7,7 @@
 //! that a checkpoint is for.
 
 pub mod block_pool;
-#[cfg(feature = "cuda")]
+#[cfg_attr(not(feature = "cuda"), path = "without_cuda.rs")]
 mod cuda;
 mod embedder;
 mod engine;
@@ -24,6 +24,7 @@ mod rank;
 pub mod sampler;
 pub mod scheduler;
 
+pub use cuda::devices_given_back;
 pub use embedder::TextEmbedder;
 pub use generator::Generator;
 pub use kv_size::KvCacheTooSmall;

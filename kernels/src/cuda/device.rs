@@ -8,6 +8,7 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use cudarc::driver::{result, sys};
@@ -15,7 +16,12 @@ use cudarc::driver::{result, sys};
 use crate::{
     backend::BackendError,
     cuda::{
-        CudaUnavailable, DEVICE, launch::Function, nccl::Watch, recordings::beside_none, upload::Uploads,
+        CudaUnavailable, DEVICE,
+        launch::Function,
+        nccl::Watch,
+        recordings::beside_none,
+        tally::{Counted, Tally},
+        upload::Uploads,
     },
 };
 
@@ -51,6 +57,8 @@ pub(super) struct Device {
     allocated: AtomicUsize,
     /// Where the host must look whether other GPUs are still there while it waits for this one.
     watch: OnceLock<Watch>,
+    /// To the end of giving back.
+    _in_use: Counted,
 }
 
 struct Staging {
@@ -63,6 +71,16 @@ struct Staging {
 unsafe impl Send for Device {}
 // SAFETY: as above.
 unsafe impl Sync for Device {}
+
+/// Devices of the process.
+static IN_USE: Tally = Tally::new();
+
+/// Whether all GPUs that this process has opened are given back within `patience`. To be awaited before the process exits:
+/// cuBLASLt is taken down then, and a thread that still ends what it has of it may crash.
+#[must_use]
+pub fn given_back(patience: Duration) -> bool {
+    IN_USE.none_within(patience)
+}
 
 /// Turns the driver's answer into an error that names the call.
 pub(super) fn check(call: &str, answer: sys::CUresult) -> Result<(), BackendError> {
@@ -108,6 +126,7 @@ impl Device {
             uploads: Uploads::new(context)?,
             allocated: AtomicUsize::new(0),
             watch: OnceLock::new(),
+            _in_use: IN_USE.add(),
         }))
     }
 

@@ -33,6 +33,7 @@ mod rope_rows;
 mod sampling;
 mod scratch;
 mod step;
+mod tally;
 mod tensor_map;
 mod unavailable;
 mod upload;
@@ -48,7 +49,7 @@ use crate::{
 
 pub use attention::CudaKvCache;
 pub use buffer::{CudaBuffer, CudaIndices, Element};
-pub use device::GpuFacts;
+pub use device::{GpuFacts, given_back};
 pub use group::{Link, probe_ranks};
 pub use recorded::Recorded;
 pub use step::CudaStep;

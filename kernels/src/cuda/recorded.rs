@@ -8,7 +8,7 @@ use crate::{
     backend::{BackendError, StepShape},
     cuda::{
         device::{Device, check},
-        recordings::Recording,
+        recordings,
     },
 };
 
@@ -75,7 +75,7 @@ impl Graph {
         launch: &mut dyn FnMut() -> Result<(), BackendError>,
     ) -> Result<Self, BackendError> {
         device.bind()?;
-        let _recording = Recording::begin();
+        let _recording = recordings::begin();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         // SAFETY: the stream lives as long as the device.
         check("cuStreamBeginCapture", unsafe {

@@ -17,11 +17,14 @@ mod termination;
 mod text;
 mod up;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 
 use crate::{commands::Command, logging::LogArgs};
+
+/// A step and the freeing of a model's memory take less.
+const DEVICES_PATIENCE: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
     up::lifeline::hold();
@@ -34,6 +37,10 @@ fn main() -> ExitCode {
     let outcome = runtime.block_on(cli.command.run());
     // A blocking thread may still wait in a read of stdin; nothing that it could do is wanted any more.
     runtime.shutdown_background();
+    // Engines end with the tasks that held them; a process that exits while one gives a GPU back may crash.
+    if !ferrum_runtime::devices_given_back(DEVICES_PATIENCE) {
+        tracing::warn!("a GPU is still in use at the end of the process");
+    }
     outcome.unwrap_or_else(|error| exit::report(&error))
 }
 
