@@ -34,6 +34,7 @@ case ${1:-} in
 --quick)
     run ferrum-kernels cuda "${quick[@]}" || failed=1
     run ferrum-models cuda || failed=1
+    run ferrum-cli cuda || failed=1
     export FERRUM_EMULATED_GPUS=2
     run ferrum-kernels cuda_ranks indices recorded_products || failed=1
     run ferrum-models cuda_ranks || failed=1
@@ -43,6 +44,7 @@ case ${1:-} in
     run ferrum-models cuda || failed=1
     run ferrum-runtime cuda_ahead || failed=1
     run ferrum-runtime cuda_company || failed=1
+    run ferrum-cli cuda || failed=1
     export FERRUM_EMULATED_GPUS=2
     run ferrum-kernels cuda_ranks || failed=1
     run ferrum-models cuda_ranks || failed=1

@@ -58,7 +58,7 @@ pub struct LaunchConfig {
     pub max_num_batched_tokens: usize,
 
     /// Memory for the KV cache, such as 512Mi or 8Gi [default: room for 8 sequences of max-model-len, at most a
-    /// quarter of free memory]
+    /// quarter of free memory; on a GPU: nine tenths of what the weights leave free]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub kv_cache_memory: Option<u64>,
 

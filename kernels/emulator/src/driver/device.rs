@@ -21,7 +21,7 @@ const GPUS: &str = "FERRUM_EMULATED_GPUS";
 /// Multiprocessors of each: as an H100 has unless said.
 const SMS: &str = "FERRUM_EMULATED_SMS";
 const NAME: &[u8] = b"Emulated GPU\0";
-const MEMORY_BYTES: usize = 80 << 30;
+const MEMORY_BYTES: usize = 8 << 30;
 
 pub(crate) struct Device {
     ordinal: usize,

@@ -65,22 +65,34 @@ impl Bench {
 
     /// `ferrum up` on the manifest, with simulated engines.
     pub(crate) fn up_command(&self, args: &[&str]) -> Command {
+        let mut up = self.engines_command(args);
+        up.arg("--engine-arg=--sim");
+        up
+    }
+
+    /// The same with real engines.
+    fn engines_command(&self, args: &[&str]) -> Command {
         let mut up = self.ferrum("up");
-        up.arg("-f")
-            .arg(self.manifest())
-            .arg("--engine-arg=--sim")
-            .args(args);
+        up.arg("-f").arg(self.manifest()).args(args);
         up
     }
 
     /// Starts `ferrum up` on a free port, in the foreground.
     pub(crate) fn start(&self, args: &[&str]) -> Up<'_> {
+        self.run(self.up_command(args))
+    }
+
+    /// The same with real engines.
+    pub(crate) fn start_engines(&self, args: &[&str]) -> Up<'_> {
+        self.run(self.engines_command(args))
+    }
+
+    fn run(&self, mut up: Command) -> Up<'_> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.log_path())
             .expect("log");
-        let mut up = self.up_command(args);
         up.arg("--port=0")
             .stdout(log.try_clone().expect("log"))
             .stderr(log);
@@ -146,7 +158,7 @@ impl Bench {
         commands.filter(|command| command.contains(&needle)).collect()
     }
 
-    fn engine_logs(&self) -> String {
+    pub(crate) fn engine_logs(&self) -> String {
         let logs = fs::read_dir(self.state().join("logs"))
             .into_iter()
             .flatten()
