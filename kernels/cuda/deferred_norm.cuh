@@ -12,22 +12,34 @@ struct Owed {
     float eps;
 };
 
-// A lane's part of the sums of squares of a row, AT_ONCE on their way together.
-__device__ __forceinline__ float owed_part(const Owed& owed, int row, bool some) {
-    constexpr int AT_ONCE = 5;
-    const int lane = threadIdx.x % 32, parts = owed.squares && some ? owed.parts : 0;
+// A lane's parts of the sums of squares of the rows from `row` on that come before `end`, AT_ONCE of each on their way together.
+template <int AT_ONCE, int ROWS>
+__device__ __forceinline__ void owed_parts(const Owed& owed, int row, int end, float (&sum)[ROWS]) {
+    const int lane = threadIdx.x % 32, parts = owed.squares ? owed.parts : 0;
     const float* from = owed.squares + unsigned(row * owed.parts + lane);
-    float sum = 0.f;
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) sum[r] = 0.f;
     auto add = [&](int first) {
-        float part[AT_ONCE];
+        float part[ROWS][AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) part[i] = lane + first + 32 * i < parts ? from[first + 32 * i] : 0.f;
+        for (int r = 0; r < ROWS; ++r)
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) sum += part[i];
+            for (int i = 0; i < AT_ONCE; ++i)
+                part[r][i] = row + r < end && lane + first + 32 * i < parts ? from[r * parts + first + 32 * i] : 0.f;
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; ++i) sum[r] += part[r][i];
     };
     add(0);
     for (int first = 32 * AT_ONCE; first < parts; first += 32 * AT_ONCE) add(first);
-    return sum;
+}
+
+// The same of one row, if there is one.
+__device__ __forceinline__ float owed_part(const Owed& owed, int row, bool some) {
+    float sum[1];
+    owed_parts<5>(owed, row, row + some, sum);
+    return sum[0];
 }
 
 // The scale of a row of x of `width`, of its lanes' parts.

@@ -1,323 +1,271 @@
 // out (rows, n) = x (rows, k) . weight (n, k)^T + bias (n) for up to 64 rows, in the time that it takes to read the weights,
 // by Hopper's products of four warps. Gated: out = silu(x . the first half of weight (2 n, k)^T + bias) * (x . the second).
+// Added: results go to a residual, and what its norm multiplies rows by is left to the next product (deferred_norm.cuh), as
+// the former two take it over.
 //
 // x is the left side, 64 rows of which those past `rows` are whatever lies in shared memory: nobody looks at their results.
 // Weights are the right side, so that a block's share of their rows may be of any size. One thread has boxes of weights copied
-// into a ring, for the first time before the predecessor has ended, and of x when it has; four warps multiply. Where a share
-// would be small beside x, a cluster of blocks has a larger one and shares out k.
-#include "tma.cuh"
+// into a ring, for the first time before the predecessor has ended, and of x when it has; four warps multiply, while another
+// brings what their results need. Where a share would be small beside x, a cluster of blocks has a larger one and shares out k.
+#include "deferred_norm.cuh"
+#include "few_ring.cuh"
 
-constexpr int THREADS = 160, BRINGER = 128;    // the thread that has boxes copied
-constexpr int COLUMNS = 64;                    // of k in a stage
-constexpr int LINE_BYTES = COLUMNS * 2;        // of a row in a stage
-constexpr int LEFT_BYTES = 64 * LINE_BYTES;    // of x, that a product reads
-
-template <typename O> struct Few {
-    const float* bias;   // or none
-    int rows, n, k;      // n of the output
-    O* out;
-};
-
-// The matrices as copies see them.
-struct Maps {
-    const CUtensorMap &weight, &x;
-};
-
-// How a product is laid out; src/cuda/few.rs makes it.
-struct Plan {
-    int own;      // weight rows of each side of a tile: gated, in the weight's halves, otherwise one side behind the other
-    int tiles;
-    int slices;   // blocks of a cluster, which share out k of a tile; a block alone has tiles in turn
-    int stages;
-    bool joined;  // sums go through shared memory: in clusters, and where only some of four warps have rows
-};
+constexpr int CLERK = BRINGER + 32;   // the first thread of the warp that brings what results need
+constexpr int THREADS = CLERK + 32;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-// Where things are in shared memory: stages of two sides of weights and of x; sums of this block's rows from all of its
-// cluster, whose place is also what products read past the last stage; barriers. And the turns of k that are this block's.
-template <int SIDE> struct Layout {
-    static constexpr int LINE = 2 * SIDE + 8;   // sums of a row
-    int side_bytes, x_bytes, stage_bytes, rank, each;
-    uint32_t ring, sums, full, empty;
-    int first, last;
-
-    __device__ __forceinline__ Layout(uint32_t memory, int rows, int k, const Plan& plan) {
-        side_bytes = (plan.own + 7) / 8 * 8 * LINE_BYTES;
-        x_bytes = (rows + 7) / 8 * 8 * LINE_BYTES;
-        stage_bytes = 2 * side_bytes + x_bytes;
-        rank = plan.slices > 1 ? cluster_rank() : 0;
-        each = (rows + plan.slices - 1) / plan.slices;
-        ring = memory;
-        sums = ring + plan.stages * stage_bytes;
-        const int room = plan.joined ? plan.slices * each * LINE * 4 : 0;
-        full = sums + max(room, LEFT_BYTES + SIDE * LINE_BYTES - side_bytes);
-        empty = full + 8 * plan.stages;
-        const int turns = (k + COLUMNS - 1) / COLUMNS;
-        first = turns * rank / plan.slices;
-        last = turns * (rank + 1) / plan.slices;
-    }
-    __device__ __forceinline__ uint32_t stage(int i) const { return ring + i * stage_bytes; }
-};
-
-// A place in the ring, and how often it has been gone around.
-struct Cursor {
-    int stage = 0, phase = 0;
-
-    __device__ __forceinline__ void next(int stages) {
-        if (++stage == stages) stage = 0, phase ^= 1;
-    }
-};
-
-// Has everything brought that a block multiplies; one thread.
-template <int SIDE, bool GATED, typename O> struct Bringer {
-    const Few<O>& few;
-    const Plan& plan;
-    const Layout<SIDE>& at;
-    const Maps& maps;
-
-    __device__ __forceinline__ void bring_weights(int stage, int tile, int turn) const {
-        const uint32_t to = at.stage(stage), barrier = at.full + 8 * stage;
-        const int row = tile * plan.own * (GATED ? 1 : 2), other = GATED ? few.n + row : row + plan.own;
-        barrier_expect(barrier, 2 * plan.own * LINE_BYTES + at.x_bytes);
-        copy_box<Keep::SHORT>(to, maps.weight, turn * COLUMNS, row, barrier);
-        copy_box<Keep::SHORT>(to + at.side_bytes, maps.weight, turn * COLUMNS, other, barrier);
-    }
-    __device__ __forceinline__ void bring_x(int stage, int turn) const {
-        copy_box<Keep::LONG>(at.stage(stage) + 2 * at.side_bytes, maps.x, turn * COLUMNS, 0, at.full + 8 * stage);
-    }
-    __device__ __forceinline__ int ahead() const { return min(plan.stages, at.last - at.first); }
-
-    __device__ __forceinline__ void begin(int tile) const {
-        fetch_map(maps.weight);
-        fetch_map(maps.x);
-        for (int i = 0; i < ahead(); ++i) bring_weights(i, tile, at.first + i);
-    }
-    __device__ __forceinline__ void go_on(int tile, int step) const {
-        const int done = ahead();
-        await_predecessor();
-        Cursor cursor{0, 1};
-        for (int i = 0; i < done; ++i, cursor.next(plan.stages)) bring_x(i, at.first + i);
-        for (int turn = at.first + done; tile < plan.tiles; tile += step, turn = at.first)
-            for (; turn < at.last; ++turn, cursor.next(plan.stages)) {
-                barrier_wait(at.empty + 8 * cursor.stage, cursor.phase);
-                bring_weights(cursor.stage, tile, turn);
-                bring_x(cursor.stage, turn);
-            }
-    }
-};
-
-// d (64, N) += a (64, 16) . b (N, 16)^T, both sides operands; `d` as `product` has it.
-template <typename T> __device__ __forceinline__ void add_product(float (&d)[8], uint64_t a, uint64_t b);
-template <typename T> __device__ __forceinline__ void add_product(float (&d)[16], uint64_t a, uint64_t b);
-template <typename T> __device__ __forceinline__ void add_product(float (&d)[24], uint64_t a, uint64_t b);
-
-#define SUMS8(i)                                                                                                   \
-    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),        \
-        "+f"(d[i + 7])
-#define SUMS16 SUMS8(0), SUMS8(8)
-#define SUMS24 SUMS16, SUMS8(16)
-#define NAMES8 "%0,%1,%2,%3,%4,%5,%6,%7"
-#define NAMES16 NAMES8 ",%8,%9,%10,%11,%12,%13,%14,%15"
-#define NAMES24 NAMES16 ",%16,%17,%18,%19,%20,%21,%22,%23"
-#define DEFINE_PRODUCT(T, type, N, COUNT, A, B, SUMS)                                                              \
-    template <> __device__ __forceinline__ void add_product<T>(float (&d)[COUNT], uint64_t a, uint64_t b) {            \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." type "." type " {" NAMES##COUNT "}, " A ", " B  \
-                     ", 1, 1, 1, 0, 0;" : SUMS : "l"(a), "l"(b));                                                      \
-    }
-#define DEFINE_PRODUCTS(T, type)                                                                                   \
-    DEFINE_PRODUCT(T, type, 16, 8, "%8", "%9", SUMS8(0)) DEFINE_PRODUCT(T, type, 32, 16, "%16", "%17", SUMS16)         \
-    DEFINE_PRODUCT(T, type, 48, 24, "%24", "%25", SUMS24)
-DEFINE_PRODUCTS(bf16, "bf16")
-DEFINE_PRODUCTS(f16, "f16")
-#undef DEFINE_PRODUCTS
-#undef DEFINE_PRODUCT
-#undef SUMS8
-#undef SUMS16
-#undef SUMS24
-#undef NAMES8
-#undef NAMES16
-#undef NAMES24
-
-// Sums of 64 rows of x with both sides of a tile, as `product` has them.
-template <int SIDE> struct Sums {
-    float side[2][SIDE / 2];
-};
-
-// Goes on at `cursor` with the block's turns of a tile.
-template <typename T, int SIDE>
-__device__ __forceinline__ void multiply(const Layout<SIDE>& at, int stages, Cursor& cursor, Sums<SIDE>& sums) {
-    const bool tells = threadIdx.x % 32 == 0;
-#pragma unroll
-    for (int i = 0; i < SIDE / 2; ++i) sums.side[0][i] = sums.side[1][i] = 0.f;
-    int before = -1;
-#pragma unroll 1
-    for (int turn = at.first; turn < at.last; ++turn, cursor.next(stages)) {
-        barrier_wait(at.full + 8 * cursor.stage, cursor.phase);
-        const uint64_t weights = operand<Swizzle::OF_128>(at.stage(cursor.stage)), other = weights + at.side_bytes / 16;
-        const uint64_t x = other + at.side_bytes / 16;
-        pin(sums.side[0]);
-        pin(sums.side[1]);
-        products_begin();
-#pragma unroll
-        for (int i = 0; i < COLUMNS / 16; ++i) {   // 32 bytes a step
-            add_product<T>(sums.side[0], x + 2 * i, weights + 2 * i);
-            add_product<T>(sums.side[1], x + 2 * i, other + 2 * i);
-        }
-        products_commit();
-        products_wait<1>();
-        if (tells && before >= 0) barrier_arrive(at.empty + 8 * before);
-        before = cursor.stage;
-    }
-    products_wait<0>();
-    pin(sums.side[0]);
-    pin(sums.side[1]);
-    if (tells && before >= 0) barrier_arrive(at.empty + 8 * before);
-}
-
 __device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }
 
-// What a tile's results are made of and where they go: two neighbouring columns of both sides at once.
-template <typename T, typename O, bool GATED> struct Results {
+// Two neighbouring columns of both sides of a tile.
+struct Columns {
+    float2 side[2];
+};
+
+// What the cluster's blocks gave, added up in their order.
+template <typename L> __device__ __forceinline__ Columns joined(const L& at, int slices, int row, int c) {
+    Columns sum = {};
+    for (int v = 0; v < slices; ++v) {
+        const float* line = at.floats(at.sums) + (v * at.each + row) * at.LINE + c;
+#pragma unroll
+        for (int side = 0; side < 2; ++side) {
+            const float2 y = *reinterpret_cast<const float2*>(line + side * at.OTHER);
+            sum.side[side].x += y.x, sum.side[side].y += y.y;
+        }
+    }
+    return sum;
+}
+
+// Results times what their row is owed, plus bias; gated, both sides make one.
+template <typename T, typename O, bool GATED_, int SIDE> struct Scaled {
+    static constexpr bool GATED = GATED_, ADDED = false;
     const Few<O>& few;
-    int own, tile;
-    bool even;   // pairs lie at even addresses
+    const Plan& plan;
+    const Layout<SIDE, ADDED>& at;
+    Owed owed;
 
-    __device__ __forceinline__ Results(const Few<O>& few, int own, int tile)
-        : few(few), own(own), tile(tile), even(few.n % 2 == 0 && own % 2 == 0) {}
+    // The scales of the rows that this block finishes; a warp.
+    __device__ __forceinline__ void prepare(int) const {
+        constexpr int AT_ONCE = 16;
+        const int lane = threadIdx.x % 32;
+#pragma unroll 1
+        for (int row = at.row; owed.squares && row < at.end; row += AT_ONCE) {
+            float part[AT_ONCE], own = 0.f;
+            owed_parts<2>(owed, row, at.end, part);
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; ++i) {
+                const float scale = owed_scale(part[i], few.k, owed.eps);
+                if (lane == i) own = scale;
+            }
+            if (lane < AT_ONCE && row + lane < at.end) at.floats(at.scales)[row + lane] = own;
+        }
+    }
+    __device__ __forceinline__ float scale(int row) const { return owed.squares ? at.floats(at.scales)[row] : 1.f; }
 
-    __device__ __forceinline__ float2 biased(float2 y, int col, bool second) const {
+    __device__ __forceinline__ float2 whole(float2 y, float scale, int col, bool second) const {
+        y.x *= scale, y.y *= scale;
         if (few.bias) y.x += few.bias[col], y.y += second ? few.bias[col + 1] : 0.f;
         return y;
     }
     __device__ __forceinline__ void store(int row, int col, float2 y, bool second) const {
         O* to = few.out + size_t(row) * few.n + col;
-        if (second && even && sizeof(O) == 2) {
+        if (second && few.n % 2 == 0 && sizeof(O) == 2) {   // at an even address, as `own` is even
             *reinterpret_cast<uint32_t*>(to) = pack2<T>(y.x, y.y);
         } else {
             to[0] = from_float<O>(y.x);
             if (second) to[1] = from_float<O>(y.y);
         }
     }
-    // Columns `c` and the next of a side; gated, both sides make one.
-    __device__ __forceinline__ void finish(int row, int c, float2 low, float2 high) const {
-        if (c >= own) return;
-        const int col = tile * own * (GATED ? 1 : 2) + c, other = col + own;
-        auto pair = [&](int at) { return c + 1 < own && at + 1 < few.n; };
+    __device__ __forceinline__ void finish(int tile, int row, int c, const Columns& y, float scale) const {
+        if (c >= plan.own) return;
+        const int col = tile * plan.own * (GATED ? 1 : 2) + c, other = col + plan.own;
         if (GATED) {
             if (col >= few.n) return;
-            const float2 gate = biased(low, col, pair(col)), up = biased(high, few.n + col, pair(col));
+            const bool second = col + 1 < few.n;
+            const float2 gate = whole(y.side[0], scale, col, second), up = whole(y.side[1], scale, few.n + col, second);
             // As from memory.
             auto mixed = [](float g, float u) { return silu(to_float(from_float<O>(g))) * to_float(from_float<O>(u)); };
-            store(row, col, make_float2(mixed(gate.x, up.x), mixed(gate.y, up.y)), pair(col));
+            store(row, col, make_float2(mixed(gate.x, up.x), mixed(gate.y, up.y)), second);
             return;
         }
-        if (col < few.n) store(row, col, biased(low, col, pair(col)), pair(col));
-        if (other < few.n) store(row, other, biased(high, other, pair(other)), pair(other));
+        if (col < few.n) store(row, col, whole(y.side[0], scale, col, col + 1 < few.n), col + 1 < few.n);
+        if (other < few.n) store(row, other, whole(y.side[1], scale, other, other + 1 < few.n), other + 1 < few.n);
+    }
+
+    // Of the rows that this block finishes, from what the cluster has given.
+    __device__ __forceinline__ void join(int tile) const {
+        const int pairs = plan.own / 2;
+        for (int i = threadIdx.x; i < (at.end - at.row) * pairs; i += THREADS) {
+            const int row = i / pairs, c = (i - row * pairs) * 2;
+            finish(tile, at.row + row, c, joined(at, plan.slices, row, c), scale(at.row + row));
+        }
     }
 };
 
-// Straight from registers.
-template <int SIDE, typename R> __device__ __forceinline__ void store_sums(const Sums<SIDE>& sums, int rows, const R& results) {
+// Results plus bias are added to the residual; out is the sum times the norm's weight, its scale owed. A block has one tile.
+template <typename T, int SIDE> struct Added {
+    static constexpr bool GATED = false, ADDED = true;
+    const Few<T>& few;
+    const Plan& plan;
+    const Layout<SIDE, ADDED>& at;
+    Sums to;
+
+    // Brings the rows of the residual that this block finishes, and the norm's weight; a warp.
+    __device__ __forceinline__ void prepare(int tile) const {
+        const int c = threadIdx.x % 32 * 2;
+#pragma unroll 1
+        for (int side = 0; side < 2; ++side) {
+            const int col = (2 * tile + side) * plan.own + c;
+            if (c >= plan.own || col >= few.n) continue;
+            uint32_t line = at.before + (side * SIDE + c) * 4;
+            copy_two(line, to.weight + col, col + 1 < few.n);
+            const float* from = to.residual + size_t(at.row) * few.n + col;
+            for (int row = at.row; row < at.end; ++row, from += few.n)
+                copy_two(line += at.LINE * 4, from, col + 1 < few.n);
+        }
+        asm volatile("cp.async.wait_all;" ::: "memory");
+    }
+    // One by one where rows begin at odd addresses.
+    __device__ __forceinline__ void copy_two(uint32_t line, const float* from, bool second) const {
+        if (few.n % 2 == 0) return copy_bytes<8>(line, from);
+        copy_bytes<4>(line, from);
+        if (second) copy_bytes<4>(line + 4, from + 1);
+    }
+
+    // A side's share of the squares of its row.
+    __device__ __forceinline__ float finish(int row, int col, float2 y, const float* before, const float* weight) const {
+        if (col >= few.n) return 0.f;
+        const bool second = col + 1 < few.n;
+        const size_t to_col = size_t(row) * few.n + col;
+        if (few.bias) y.x += few.bias[col], y.y += second ? few.bias[col + 1] : 0.f;
+        y.x += before[0], y.y += before[1];
+        if (few.n % 2) {
+            const float square = add_result(to, to_col, y.x, weight[0], few.out);
+            return second ? square + add_result(to, to_col + 1, y.y, weight[1], few.out) : square;
+        }
+        *reinterpret_cast<float2*>(to.residual + to_col) = y;
+        *reinterpret_cast<uint32_t*>(few.out + to_col) = pack2<T>(y.x * weight[0], y.y * weight[1]);
+        return y.x * y.x + y.y * y.y;
+    }
+
+    // A warp a row.
+    __device__ __forceinline__ void join(int tile) const {
+        const int c = threadIdx.x % 32 * 2;
+        const float* weight = at.floats(at.before) + c;
+        for (int row = threadIdx.x / 32; row < at.end - at.row; row += THREADS / 32) {
+            float squares = 0.f;
+            if (c < plan.own) {
+                const Columns y = joined(at, plan.slices, row, c);
+                const float* before = weight + (1 + row) * at.LINE;
+#pragma unroll
+                for (int side = 0; side < 2; ++side)
+                    squares += finish(at.row + row, (2 * tile + side) * plan.own + c, y.side[side], before + side * SIDE,
+                                      weight + side * SIDE);
+            }
+            squares = warp_sum(squares);
+            if (threadIdx.x % 32 == 0) to.squares[size_t(at.row + row) * plan.tiles + tile] = squares;
+        }
+    }
+};
+
+// A warp's part of `totals`, as a call each with a row and two columns of both sides.
+template <int SIDE, typename F>
+__device__ __forceinline__ void for_each_two(const Totals<SIDE>& totals, int rows, const F& f) {
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int row = warp * 16 + g + 8 * r;
         if (row >= rows) continue;
+        const auto of_row = f(row);
 #pragma unroll
         for (int i = 0; i < SIDE / 8; ++i) {
-            auto two = [&](int side) { return make_float2(sums.side[side][4 * i + 2 * r], sums.side[side][4 * i + 2 * r + 1]); };
-            results.finish(row, 8 * i + 2 * t, two(0), two(1));
+            Columns two;
+#pragma unroll
+            for (int s = 0; s < 2; ++s) two.side[s] = make_float2(totals.side[s][4 * i + 2 * r], totals.side[s][4 * i + 2 * r + 1]);
+            of_row(8 * i + 2 * t, two);
         }
     }
 }
 
 // Gives sums to the block of the cluster that joins their rows.
-template <int SIDE>
-__device__ __forceinline__ void give_sums(const Sums<SIDE>& sums, const Layout<SIDE>& at, const Plan& plan, int rows) {
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+template <int SIDE, typename L>
+__device__ __forceinline__ void give_sums(const Totals<SIDE>& totals, const L& at, const Plan& plan, int rows) {
+    for_each_two(totals, rows, [&](int row) {
+        const int block = row / at.each;
+        const uint32_t here = at.sums + (at.rank * at.each + row % at.each) * at.LINE * 4;
+        const uint32_t to = plan.slices > 1 ? in_block(here, block) : here;
+        return [&, to](int c, const Columns& y) {
+            if (c >= plan.own) return;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-        const int row = warp * 16 + g + 8 * r;
-        if (row >= rows) continue;
-        const int block = row / at.each, line = at.rank * at.each + row % at.each;
-        const uint32_t here = at.sums + (line * at.LINE + 2 * t) * 4, to = plan.slices > 1 ? in_block(here, block) : here;
-#pragma unroll
-        for (int i = 0; i < SIDE / 8; ++i) {
-            if (8 * i >= plan.own) break;
-#pragma unroll
-            for (int side = 0; side < 2; ++side)
-                give(to + (side * SIDE + 8 * i) * 4, sums.side[side][4 * i + 2 * r], sums.side[side][4 * i + 2 * r + 1]);
-        }
-    }
+            for (int side = 0; side < 2; ++side) give(to + (side * SIDE + c) * 4, y.side[side].x, y.side[side].y);
+        };
+    });
 }
 
-// Adds up what the cluster's blocks gave, in their order.
-template <int SIDE, typename R>
-__device__ __forceinline__ void join_sums(const float* sums, const Layout<SIDE>& at, const Plan& plan, int rows, const R& results) {
-    const int first = at.rank * at.each, mine = min(at.each, rows - first), pairs = (plan.own + 1) / 2;
-    for (int i = threadIdx.x; i < mine * pairs; i += THREADS) {
-        const int row = i / pairs, c = (i - row * pairs) * 2;
-        float2 side[2] = {};
-        for (int v = 0; v < plan.slices; ++v) {
-            const float* line = sums + (v * at.each + row) * at.LINE + c;
-#pragma unroll
-            for (int s = 0; s < 2; ++s) {
-                const float2 y = *reinterpret_cast<const float2*>(line + s * SIDE);
-                side[s].x += y.x, side[s].y += y.y;
-            }
-        }
-        results.finish(first + row, c, side[0], side[1]);
-    }
-}
-
-template <typename T, typename O, int SIDE, bool GATED>
-__device__ __forceinline__ void few_body(const Few<O>& few, const Plan& plan, const Maps& maps) {
-    extern __shared__ __align__(1024) unsigned char memory[];
-    release_successor();
-    const Layout<SIDE> at(shared_address(memory), few.rows, few.k, plan);
-    const Bringer<SIDE, GATED, O> bringer{few, plan, at, maps};
+template <typename T, int SIDE, typename R, typename O>
+__device__ __forceinline__ void few_body(const R& results, const Few<O>& few, const Maps& maps) {
+    const auto& plan = results.plan;
+    const auto& at = results.at;
+    const Bringer<R::GATED, Layout<SIDE, R::ADDED>> bringer{plan, at, maps, few.n};
     const int tile = blockIdx.x / plan.slices, step = gridDim.x / plan.slices;
     if (plan.slices > 1) cluster_arrive();
     if (threadIdx.x == BRINGER) {
         for (int i = 0; i < plan.stages; ++i) barrier_init(at.full + 8 * i, 1), barrier_init(at.empty + 8 * i, 4);
+        barrier_init(at.ready, 1);
         publish_barriers();
         bringer.begin(tile);
     }
     __syncthreads();
-    Sums<SIDE> sums;
-    if (threadIdx.x >= BRINGER) {
+    Totals<SIDE> totals;
+    if (threadIdx.x >= CLERK) {
+        await_predecessor();
+        results.prepare(tile);
+        __syncwarp();
+        if (threadIdx.x == CLERK) barrier_arrive(at.ready);
+    } else if (threadIdx.x >= BRINGER) {
         if (threadIdx.x == BRINGER) bringer.go_on(tile, step);
         __syncwarp();
     } else {
         Cursor cursor;
         for (int i = tile; i < plan.tiles; i += step) {
-            multiply<T, SIDE>(at, plan.stages, cursor, sums);
-            if (plan.joined) break;   // this was the only one
+            multiply<T, SIDE>(at, plan.stages, cursor, totals);
+            if (R::ADDED || plan.joined) break;   // this was the only one
             await_predecessor();
-            store_sums<SIDE>(sums, few.rows, Results<T, O, GATED>(few, plan.own, i));
+            barrier_wait(at.ready, 0);
+            if constexpr (!R::ADDED)
+                for_each_two(totals, few.rows, [&](int row) {
+                    const float scale = results.scale(row);
+                    return [&, row, scale](int c, const Columns& y) { results.finish(i, row, c, y, scale); };
+                });
         }
     }
-    if (!plan.joined) return;
+    if (!R::ADDED && !plan.joined) return;
     if (plan.slices > 1) cluster_wait();   // all have begun
-    if (threadIdx.x < BRINGER) give_sums<SIDE>(sums, at, plan, few.rows);
+    if (threadIdx.x < BRINGER) give_sums<SIDE>(totals, at, plan, few.rows);
     if (plan.slices > 1) cluster_arrive(), cluster_wait();
     else __syncthreads();
     await_predecessor();
-    const float* given = reinterpret_cast<const float*>(memory + (at.sums - at.ring));
-    join_sums<SIDE>(given, at, plan, few.rows, Results<T, O, GATED>(few, plan.own, tile));
+    results.join(tile);
 }
-#define FEW_BODY(T, O, SIDE, GATED) few_body<T, O, SIDE, GATED>(Few<O>{bias, rows, n, k, out}, \
-    Plan{own, tiles, slices, stages, bool(joined)}, Maps{weight, x})
+#define FEW_BODY(T, O, SIDE, WITH, ...)                                                                            \
+    using Results = __VA_ARGS__;                                                                                       \
+    extern __shared__ __align__(1024) unsigned char memory[];                                                          \
+    release_successor();                                                                                               \
+    const Few<O> few{bias, rows, n, k, out};                                                                           \
+    const Plan plan{own, tiles, slices, stages, bool(joined)};                                                         \
+    const Layout<SIDE, Results::ADDED> at(memory, rows, k, plan);                                                      \
+    few_body<T, SIDE>(Results{few, plan, at, WITH}, few, Maps{weight, x})
 #else
-#define FEW_BODY(T, O, SIDE, GATED)
+#define FEW_BODY(...)
 #endif
 
+#define ARGUMENTS(O)                                                                                               \
+    const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x, const float* bias, int rows,    \
+        int n, int k, O* out, int own, int tiles, int slices, int stages, int joined
 #define DEFINE(kind, T, O, SIDE, GATED)                                                                            \
-    extern "C" __global__ void __launch_bounds__(THREADS, 2) kind##_few_##SIDE##_##T##_##O(                            \
-        const __grid_constant__ CUtensorMap weight, const __grid_constant__ CUtensorMap x, const float* bias,          \
-        int rows, int n, int k, O* out, int own, int tiles, int slices, int stages, int joined) {                                                                   \
-        FEW_BODY(T, O, SIDE, GATED);                                                                                   \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4) kind##_few_##SIDE##_##T##_##O(                            \
+        ARGUMENTS(O), const float* squares, int parts, float eps) {                                                    \
+        FEW_BODY(T, O, SIDE, (Owed{squares, parts, eps}), Scaled<T, O, GATED, SIDE>);                                  \
     }
 #define DEFINE_SIDE(T, SIDE)                                                                                       \
     DEFINE(linear, T, T, SIDE, false) DEFINE(linear, T, f32, SIDE, false) DEFINE(gated, T, T, SIDE, true)
@@ -327,3 +275,11 @@ DEFINE_ALL(f16) DEFINE_ALL(bf16)
 #undef DEFINE_ALL
 #undef DEFINE_SIDE
 #undef DEFINE
+#define DEFINE(T, SIDE)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(THREADS, 4) added_few_##SIDE##_##T##_##T(                             \
+        ARGUMENTS(T), float* residual, const float* norm, float* squares) {                                            \
+        FEW_BODY(T, T, SIDE, (Sums{residual, norm, squares}), Added<T, SIDE>);                                         \
+    }
+DEFINE(bf16, 16) DEFINE(bf16, 32) DEFINE(bf16, 48)
+#undef DEFINE
+#undef ARGUMENTS

@@ -188,7 +188,7 @@ impl CollectiveOps for CudaBackend {
         (scratch, residual): (&mut CudaBuffer, &mut CudaBuffer),
         out: &mut Normed<Self>,
     ) -> Result<(), BackendError> {
-        match self.stream_add_norm(&product, &norm, shape, residual, out) {
+        match self.add_norm(&product, &norm, shape, residual, out) {
             Some(done) => done,
             None => product_then_norm(self, (product, norm), shape, (scratch, residual), out),
         }

@@ -5,6 +5,7 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
         collective::{MOST_BLOCKS, MOST_RESULTS},
+        few::{FEW_ROWS, Kind, Plan},
         launch::Launch,
         linear::{Product, STREAM_ROWS},
         norm::row_threads,
@@ -16,7 +17,7 @@ use crate::{
 /// Most sums of squares of a row.
 const MOST_PARTS: usize = 160;
 /// Elements of [`Normed`]'s squares.
-pub(super) const SQUARES: usize = STREAM_ROWS * MOST_PARTS;
+pub(super) const SQUARES: usize = FEW_ROWS * MOST_PARTS;
 
 /// What each row of a product's x is still to be multiplied by.
 #[derive(Clone, Copy)]
@@ -40,6 +41,19 @@ impl Launch<'_> {
     pub(super) fn owed(self, owed: Owed) -> Self {
         self.wide(owed.squares).int(owed.parts).float(owed.eps)
     }
+
+    /// The members of `struct Sums`: addresses of the residual, the norm's weight and squares.
+    fn sums(self, members: [u64; 3]) -> Self {
+        members.into_iter().fold(self, Self::wide)
+    }
+}
+
+/// What adds a product to the residual.
+enum Adder {
+    /// linear_few.cu.
+    Few(Plan),
+    /// linear_stream.cu.
+    Stream,
 }
 
 impl CudaBackend {
@@ -79,17 +93,29 @@ impl CudaBackend {
     /// size, for which half precision has no room.
     fn pays(&self, weight: &CudaWeight, rows: usize) -> bool {
         let dense = matches!(weight.matrix, Matrix::Dense(_)) && weight.cols.is_multiple_of(8);
-        dense && rows <= STREAM_ROWS && weight.element == Element::Bf16 && !self.batch_invariant
+        let has_kernel = || rows <= STREAM_ROWS || self.few_plan(weight, rows, Kind::Linear).is_some();
+        dense && weight.element == Element::Bf16 && !self.batch_invariant && has_kernel()
     }
 
-    /// Whether a product that [`Self::pays`] adds up over ranks, if there are several, by itself.
+    /// Whether a product of up to [`STREAM_ROWS`] rows adds up over ranks, if there are several, by itself.
     fn sums_in_products(&self, weight: &CudaWeight, rows: usize) -> bool {
         let fits = rows * weight.rows <= MOST_RESULTS && self.device.facts.num_sms <= MOST_BLOCKS;
         self.member.is_none() || (self.peers().is_some() && fits)
     }
 
+    /// The kernel that adds a product with `weight` to the residual and leaves the norm to the next, if there is one.
+    fn adder(&self, weight: &CudaWeight, rows: usize) -> Option<Adder> {
+        if !self.pays(weight, rows) {
+            return None;
+        }
+        let few = self.few_plan(weight, rows, Kind::Added).map(Adder::Few);
+        let alone = few.filter(|_| self.member.is_none());
+        let streams = rows <= STREAM_ROWS && self.sums_in_products(weight, rows);
+        alone.or_else(|| streams.then_some(Adder::Stream))
+    }
+
     /// The product added to the residual and its norm up to the scale of each row, if there is a kernel for that: `None` if not.
-    pub(super) fn stream_add_norm(
+    pub(super) fn add_norm(
         &self,
         product: &LinearArguments<'_, Self>,
         norm: &RmsNormWeight<'_, Self>,
@@ -100,14 +126,14 @@ impl CudaBackend {
         let LinearArguments { x, weight, bias } = *product;
         let elements = [x.element(), out.rows.element()] == [Element::Bf16; 2]
             && [residual.element(), norm.weight.element()] == [Element::F32; 2];
-        if !elements
-            || weight.rows != width
-            || !self.pays(weight, rows)
-            || !self.sums_in_products(weight, rows)
-        {
+        if !elements || weight.rows != width {
             return None;
         }
-        let parts = self.device.facts.num_sms;
+        let adder = self.adder(weight, rows)?;
+        let parts = match &adder {
+            Adder::Few(plan) => plan.tiles,
+            Adder::Stream => self.device.facts.num_sms,
+        };
         if rows > out.squares.rows_of(parts) {
             return None;
         }
@@ -119,18 +145,41 @@ impl CudaBackend {
             out.rows.check(what, rows * width)?;
             bias.map_or(Ok(()), |bias| bias.check(what, width))?;
             let product = Product::new(product, &out.rows);
-            let launch = |kind| {
-                let launch = self.stream_launch((kind, Element::Bf16.name()), rows)?;
-                let launch = launch.product(&product, rows).wide(residual.address());
-                Ok::<_, BackendError>(launch.wide(norm.weight.address()).wide(out.squares.address()))
-            };
-            match self.peers() {
-                None => launch("added")?.run(),
-                Some((rank, peers)) => launch("exchanged")?.group(rank, peers).run(),
-            }
+            let sums = [&*residual, norm.weight, &out.squares].map(CudaBuffer::address);
+            self.run_adder(&adder, &product, rows, sums)
         };
         Some(run().map(|()| {
             out.owed = Some(OwedScale { parts, eps: norm.eps });
         }))
+    }
+
+    /// With the members of `struct Sums`.
+    fn run_adder(
+        &self,
+        adder: &Adder,
+        product: &Product<'_>,
+        rows: usize,
+        sums: [u64; 3],
+    ) -> Result<(), BackendError> {
+        match (adder, self.peers()) {
+            (Adder::Few(plan), _) => {
+                self.launch_few((product, Kind::Added), rows, plan, |launch| launch.sums(sums))
+            }
+            (Adder::Stream, None) => self.stream_adder("added", product, rows)?.sums(sums).run(),
+            (Adder::Stream, Some((rank, peers))) => {
+                let launch = self.stream_adder("exchanged", product, rows)?;
+                launch.sums(sums).group(rank, peers).run()
+            }
+        }
+    }
+
+    fn stream_adder(
+        &self,
+        kind: &str,
+        product: &Product<'_>,
+        rows: usize,
+    ) -> Result<Launch<'_>, BackendError> {
+        let launch = self.stream_launch((kind, Element::Bf16.name()), rows)?;
+        Ok(launch.product(product, rows))
     }
 }

@@ -3,24 +3,41 @@
 use crate::{
     backend::BackendError,
     cuda::{
-        CudaBackend, CudaBuffer,
-        linear::{Product, STREAM_ROWS},
+        CudaBackend, CudaBuffer, CudaWeight, Element,
+        launch::Launch,
+        linear::Product,
         tensor_map::{TILE_COLUMNS, tensor_map},
+        weight::Matrix,
     },
 };
 
+/// Fewest rows of x: up to 8, linear_stream.cu has no more to do than for one.
+const LEAST_ROWS: usize = 9;
 /// Most rows of x.
 pub(super) const FEW_ROWS: usize = 64;
 /// Weight rows of a side of a tile, for which there are kernels.
 const SIDES: [usize; 3] = [16, 32, 48];
 /// Bytes of a row in a stage.
 const LINE_BYTES: usize = TILE_COLUMNS * 2;
-const THREADS: usize = 160;
+/// Four warps that multiply, one that has boxes copied, one that brings what results need.
+const THREADS: usize = 192;
+/// A barrier and rows' scales.
+const SCALES_BYTES: usize = 8 + FEW_ROWS * 4;
 /// Of a block, at most. Deep rings are worth more than room for a block of the next product.
 const SHARED_BYTES: usize = 148 << 10;
 const MAX_STAGES: usize = 24;
 /// Up to so many rows some of a block's four warps have none, and sums are shared out through shared memory.
 const SHARED_OUT_ROWS: usize = 32;
+
+/// What becomes of a product's results.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    Linear,
+    /// Silu of the weight's first half times the second.
+    Gated,
+    /// Added to the residual, whose norm is left to the next product.
+    Added,
+}
 
 /// A product: `n` are columns of the output.
 #[derive(Clone, Copy, Debug)]
@@ -28,15 +45,15 @@ struct Task {
     rows: usize,
     n: usize,
     k: usize,
-    gated: bool,
+    kind: Kind,
 }
 
 /// How it is laid out, as in linear_few.cu.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
+pub(super) struct Plan {
     side: usize,
     own: usize,
-    tiles: usize,
+    pub(super) tiles: usize,
     slices: usize,
     stages: usize,
     joined: bool,
@@ -45,6 +62,19 @@ struct Plan {
 }
 
 impl Task {
+    fn new(weight: &CudaWeight, rows: usize, kind: Kind) -> Self {
+        let n = match kind {
+            Kind::Gated => weight.rows / 2,
+            Kind::Linear | Kind::Added => weight.rows,
+        };
+        Self {
+            rows,
+            n,
+            k: weight.cols,
+            kind,
+        }
+    }
+
     /// The fastest, by an estimate.
     fn plan(&self, num_sms: usize) -> Option<Plan> {
         let plans = [1, 2, 4, 8]
@@ -62,23 +92,34 @@ impl Task {
         // Multiprocessors lie in groups that clusters of more than two do not fill.
         let usable = if slices > 2 { num_sms * 10 / 11 } else { num_sms };
         let clusters = (usable / slices).max(1);
-        let units = if self.gated { self.n } else { self.n.div_ceil(2) };
+        let units = match self.kind {
+            Kind::Gated => self.n,
+            Kind::Linear | Kind::Added => self.n.div_ceil(2),
+        };
         let most = SIDES[SIDES.len() - 1];
-        let each = units.div_ceil(clusters);
-        let own = each.div_ceil(each.div_ceil(most)).next_multiple_of(2);
+        let even = units.div_ceil(clusters);
+        let own = even.div_ceil(even.div_ceil(most)).next_multiple_of(2);
         let side = *SIDES.iter().find(|side| **side >= own)?;
         let tiles = units.div_ceil(own);
-        let joined = slices > 1 || (tiles <= clusters && self.rows <= SHARED_OUT_ROWS);
+        let added = self.kind == Kind::Added;
+        let each = self.rows.div_ceil(slices);
+        let joined = slices > 1 || added || (tiles <= clusters && self.rows <= SHARED_OUT_ROWS);
         let stage_bytes = self.stage_bytes(own);
-        let sums = self.rows.div_ceil(slices) * slices * (2 * side + 8) * 4;
+        // Rows of sums from every block of a cluster; the norm's weight and rows of the residual.
+        let lines = slices * each + if added { 1 + each } else { 0 };
         // What products read past the last stage.
         let past = (64 + side - own.next_multiple_of(8)) * LINE_BYTES;
-        let room = if joined { sums.max(past) } else { past };
+        let room = if joined {
+            past.max(lines * (2 * side + 8) * 4)
+        } else {
+            past
+        };
         let per_block = turns.div_ceil(slices) * tiles.div_ceil(clusters);
-        let stages = ((SHARED_BYTES - room) / (stage_bytes + 16))
+        let stages = ((SHARED_BYTES - SCALES_BYTES - room) / (stage_bytes + 16))
             .min(per_block)
             .min(MAX_STAGES);
-        (stages >= 2.min(per_block) && (slices == 1 || tiles <= clusters)).then_some(Plan {
+        let fits = tiles <= clusters || (slices == 1 && !added);
+        (stages >= 2.min(per_block) && fits).then_some(Plan {
             side,
             own,
             tiles,
@@ -86,7 +127,7 @@ impl Task {
             stages,
             joined,
             blocks: tiles.min(clusters) * slices,
-            shared_bytes: room + stages * (stage_bytes + 16),
+            shared_bytes: room + stages * (stage_bytes + 16) + SCALES_BYTES,
         })
     }
 
@@ -110,43 +151,51 @@ impl Task {
 }
 
 impl CudaBackend {
-    /// More than [`STREAM_ROWS`] and up to [`FEW_ROWS`] rows of `product`; with `gated`, `out` is silu of the weight's first
-    /// half times the second. None where there is no such kernel.
+    /// How `rows` rows of a product with `weight` are made by linear_few.cu, if they are: without batch invariance, on Hopper.
+    pub(super) fn few_plan(&self, weight: &CudaWeight, rows: usize, kind: Kind) -> Option<Plan> {
+        let facts = &self.device.facts;
+        let dense = matches!(weight.matrix, Matrix::Dense(_)) && weight.element != Element::F32;
+        let suits = dense
+            && weight.cols.is_multiple_of(8)
+            && facts.capability == (9, 0)
+            && (LEAST_ROWS..=FEW_ROWS).contains(&rows)
+            && !self.batch_invariant;
+        suits.then(|| Task::new(weight, rows, kind).plan(facts.num_sms))?
+    }
+
+    /// `product` of a few rows, with all that its kind has behind it: `None` where there is no such kernel.
     pub(super) fn linear_few(
         &self,
         product: &Product<'_>,
         rows: usize,
-        gated: bool,
+        kind: Kind,
     ) -> Option<Result<(), BackendError>> {
-        let facts = &self.device.facts;
-        let n = product.weight.rows / if gated { 2 } else { 1 };
-        let task = Task {
-            rows,
-            n,
-            k: product.weight.cols,
-            gated,
-        };
-        let suits = facts.capability == (9, 0)
-            && (STREAM_ROWS + 1..=FEW_ROWS).contains(&rows)
-            && !self.batch_invariant;
-        let plan = suits.then(|| task.plan(facts.num_sms))??;
-        Some(self.launch_few(product, &task, &plan))
+        let plan = self.few_plan(product.weight, rows, kind)?;
+        Some(self.launch_few((product, kind), rows, &plan, |launch| launch.owed(product.owed)))
     }
 
-    fn launch_few(&self, product: &Product<'_>, task: &Task, plan: &Plan) -> Result<(), BackendError> {
-        let element = product.weight.element;
-        let weight_rows = product.weight.rows;
+    /// With the kernel's last arguments from `more`.
+    pub(super) fn launch_few(
+        &self,
+        (product, kind): (&Product<'_>, Kind),
+        rows: usize,
+        plan: &Plan,
+        more: impl FnOnce(Launch<'_>) -> Launch<'_>,
+    ) -> Result<(), BackendError> {
+        let weight = product.weight;
+        let Task { n, k, .. } = Task::new(weight, rows, kind);
+        let x_rows = rows.next_multiple_of(8);
         let maps = [
-            tensor_map(product.matrix, element, (weight_rows, task.k), plan.own)?,
-            tensor_map(
-                product.x,
-                element,
-                (task.rows, task.k),
-                task.rows.next_multiple_of(8),
-            )?,
+            tensor_map(product.matrix, weight.element, (weight.rows, k), plan.own)?,
+            tensor_map(product.x, weight.element, (rows, k), x_rows)?,
         ];
-        let kind = if task.gated { "gated" } else { "linear" };
-        self.device
+        let kind = match kind {
+            Kind::Linear => "linear",
+            Kind::Gated => "gated",
+            Kind::Added => "added",
+        };
+        let launch = self
+            .device
             .kernel(&format!("{kind}_few_{}_{}", plan.side, product.types()))?
             .maps(&maps)
             .grid(plan.blocks, 1, 1)
@@ -154,15 +203,15 @@ impl CudaBackend {
             .threads(THREADS)
             .shared(plan.shared_bytes)
             .wide(product.bias.map_or(0, CudaBuffer::address))
-            .int(task.rows)
-            .int(task.n)
-            .int(task.k)
+            .int(rows)
+            .int(n)
+            .int(k)
             .wide(product.out.address())
             .int(plan.own)
             .int(plan.tiles)
             .int(plan.slices)
             .int(plan.stages)
-            .int(usize::from(plan.joined))
-            .run()
+            .int(usize::from(plan.joined));
+        more(launch).run()
     }
 }

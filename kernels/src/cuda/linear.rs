@@ -6,6 +6,7 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
         deferred::Owed,
+        few::Kind,
         int4_stream,
         launch::Launch,
         norm::{row_threads, same_element},
@@ -207,7 +208,7 @@ impl CudaBackend {
         if self.batch_invariant && self.prefers_ordered((rows, n, k)) {
             return self.ordered(&product, rows);
         }
-        if let Some(done) = self.linear_few(&product, rows, false) {
+        if let Some(done) = self.linear_few(&product, rows, Kind::Linear) {
             return done;
         }
         let matmul = self.matmul.as_ref().filter(|_| !self.batch_invariant);
@@ -260,11 +261,13 @@ impl CudaBackend {
             return None;
         }
         match &weight.matrix {
-            Matrix::Dense(_) if rows <= STREAM_ROWS => Some(self.stream(product, (0, rows), true)),
             Matrix::Dense(_) if self.prefers_hopper(product, rows) => {
                 Some(self.gated_hopper(product, None, rows))
             }
-            Matrix::Dense(_) => self.linear_few(product, rows, true),
+            Matrix::Dense(_) => self.linear_few(product, rows, Kind::Gated).or_else(|| {
+                let streams = rows <= STREAM_ROWS;
+                streams.then(|| self.stream(product, (0, rows), true))
+            }),
             // Other sums than those of more rows.
             Matrix::Int4(_) if self.batch_invariant => None,
             Matrix::Int4(matrix) if rows <= int4_stream::STREAM_ROWS => {

@@ -240,7 +240,7 @@ fn a_row_at_four_bits_has_the_same_bits_in_any_company_of_up_to_16_rows() {
         let mut random = Random(26);
         for (n, k) in [(4240, 1152), (512, 9728), (2560, 9728)] {
             let weight = random.matrix(WeightFormat::Int4G128, n, k);
-            check_company(&twin, &mut random, weight);
+            check_company(&twin, &mut random, weight, 16);
         }
     }
 }

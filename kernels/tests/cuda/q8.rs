@@ -74,7 +74,7 @@ fn a_row_at_eight_bits_has_the_same_bits_in_any_company() {
         let mut random = Random(54);
         for (n, k) in [(4240, 1152), (512, 9728)] {
             let weight = random.matrix(WeightFormat::Q8_0, n, k);
-            check_company(&twin, &mut random, weight);
+            check_company(&twin, &mut random, weight, 16);
         }
     }
 }
