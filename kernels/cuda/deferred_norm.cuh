@@ -12,39 +12,58 @@ struct Owed {
     float eps;
 };
 
-// A lane's parts of the sums of squares of the rows from `row` on that come before `end`, AT_ONCE of each on their way together.
-template <int AT_ONCE, int ROWS>
-__device__ __forceinline__ void owed_parts(const Owed& owed, int row, int end, float (&sum)[ROWS]) {
-    const int lane = threadIdx.x % 32, parts = owed.squares ? owed.parts : 0;
+// A lane's part of the sums of squares of a row, AT_ONCE on their way together.
+__device__ __forceinline__ float owed_part(const Owed& owed, int row, bool some) {
+    constexpr int AT_ONCE = 5;
+    const int lane = threadIdx.x % 32, parts = owed.squares && some ? owed.parts : 0;
     const float* from = owed.squares + unsigned(row * owed.parts + lane);
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) sum[r] = 0.f;
+    float sum = 0.f;
     auto add = [&](int first) {
-        float part[ROWS][AT_ONCE];
+        float part[AT_ONCE];
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r)
+        for (int i = 0; i < AT_ONCE; ++i) part[i] = lane + first + 32 * i < parts ? from[first + 32 * i] : 0.f;
 #pragma unroll
-            for (int i = 0; i < AT_ONCE; ++i)
-                part[r][i] = row + r < end && lane + first + 32 * i < parts ? from[r * parts + first + 32 * i] : 0.f;
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; ++i) sum[r] += part[r][i];
+        for (int i = 0; i < AT_ONCE; ++i) sum += part[i];
     };
     add(0);
     for (int first = 32 * AT_ONCE; first < parts; first += 32 * AT_ONCE) add(first);
-}
-
-// The same of one row, if there is one.
-__device__ __forceinline__ float owed_part(const Owed& owed, int row, bool some) {
-    float sum[1];
-    owed_parts<5>(owed, row, row + some, sum);
-    return sum[0];
+    return sum;
 }
 
 // The scale of a row of x of `width`, of its lanes' parts.
 __device__ __forceinline__ float owed_scale(float part, int width, float eps) {
     return rsqrtf(warp_sum(part) / width + eps);
+}
+
+// Of the sums of twice COUNT rows a lane goes on with COUNT, of which it gets what another lane has, and so on until it has one.
+template <int COUNT> __device__ __forceinline__ void keep_half(float (&sum)[16]) {
+    const bool upper = threadIdx.x & 2 * COUNT;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        const float low = sum[i], high = sum[i + COUNT];
+        sum[i] = (upper ? high : low) + __shfl_xor_sync(FULL_WARP, upper ? low : high, 2 * COUNT);
+    }
+    if constexpr (COUNT > 1) keep_half<COUNT / 2>(sum);
+}
+
+// The same of 16 rows, each `apart` from the one before, of which lanes 2 i and 2 i + 1 get that of the i-th; those from `count`
+// on mean nothing. Few instructions, which nothing has fetched before.
+__device__ __forceinline__ float owed_scales(const Owed& owed, int row, int apart, int count, int width) {
+    const int lane = threadIdx.x % 32;
+    float sum[16] = {};
+#pragma unroll 1
+    for (int part = lane; part < (owed.parts + 31) / 32 * 32; part += 32) {
+        float more[16];
+#pragma unroll
+        for (int i = 0; i < 16; ++i) {
+            const unsigned at = (row + min(i, count - 1) * apart) * owed.parts + part;
+            more[i] = part < owed.parts ? owed.squares[at] : 0.f;
+        }
+#pragma unroll
+        for (int i = 0; i < 16; ++i) sum[i] += more[i];
+    }
+    keep_half<8>(sum);
+    return rsqrtf((sum[0] + __shfl_xor_sync(FULL_WARP, sum[0], 1)) / width + owed.eps);
 }
 
 // Where a product's results are added, and what the next one needs.

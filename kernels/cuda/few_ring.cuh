@@ -33,39 +33,44 @@ struct Plan {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // Where things are in shared memory: stages of two sides of weights and of x; sums of this block's rows from all of its
-// cluster, then if ADDED the norm's weight and rows of the residual, whose place is also what products read past
-// the last stage; barriers; scales of rows. And the turns of k that are this block's, and which rows it finishes.
+// cluster, then if ADDED the norm's weight and rows of the residual, whose place is also what products read past the last stage;
+// barriers; scales of rows. And the turns of k that are this block's, and which rows it finishes: one of as many as it has
+// neighbours. Nothing is divided: a block is as fast as its beginning is short.
 template <int SIDE, bool ADDED> struct Layout {
     static constexpr int OTHER = SIDE, LINE = 2 * SIDE + 8;   // where the second side of a row's sums begins, and their end
     unsigned char* memory;
-    int side_bytes, x_bytes, stage_bytes, rank, each;
-    uint32_t ring, sums, before, full, empty, ready, scales;
-    int first, last, row, end;
+    int side_bytes, x_bytes, stage_bytes, shift, rank, each, count;
+    uint32_t ring, sums, before, full, empty, ready, given, scales;
+    int first, last;
 
     __device__ __forceinline__ Layout(unsigned char* memory, int rows, int k, const Plan& plan) : memory(memory) {
         side_bytes = (plan.own + 7) / 8 * 8 * LINE_BYTES;
         x_bytes = (rows + 7) / 8 * 8 * LINE_BYTES;
         stage_bytes = 2 * side_bytes + x_bytes;
+        shift = __ffs(plan.slices) - 1;
         rank = plan.slices > 1 ? cluster_rank() : 0;
-        each = (rows + plan.slices - 1) / plan.slices;
+        each = (rows + plan.slices - 1) >> shift;
+        count = (rows + plan.slices - 1 - rank) >> shift;
         ring = shared_address(memory);
         sums = ring + plan.stages * stage_bytes;
-        row = rank * each;
-        end = min(row + each, rows);
-        const int given = plan.slices * each, lines = ADDED ? given + each + 1 : given;
-        before = sums + given * LINE * 4;
-        full = sums + max(plan.joined ? lines * LINE * 4 : 0, LEFT_BYTES + SIDE * LINE_BYTES - side_bytes);
+        const int lines = plan.slices * each;
+        before = sums + lines * LINE * 4;
+        const int room = plan.joined ? (ADDED ? lines + 1 + each : lines) * LINE * 4 : 0;
+        full = sums + max(room, LEFT_BYTES + SIDE * LINE_BYTES - side_bytes);
         empty = full + 8 * plan.stages;
         ready = empty + 8 * plan.stages;
-        scales = ready + 8;
+        given = ready + 8;
+        scales = given + 8;
         const int turns = (k + COLUMNS - 1) / COLUMNS;
-        first = turns * rank / plan.slices;
-        last = turns * (rank + 1) / plan.slices;
+        first = turns * rank >> shift;
+        last = turns * (rank + 1) >> shift;
     }
     __device__ __forceinline__ uint32_t stage(int i) const { return ring + i * stage_bytes; }
     __device__ __forceinline__ float* floats(uint32_t address) const {
         return reinterpret_cast<float*>(memory + (address - ring));
     }
+    // The i-th of the rows that this block finishes.
+    __device__ __forceinline__ int row(int i) const { return rank + (i << shift); }
 };
 
 // A place in the ring, and how often it has been gone around.
@@ -99,14 +104,20 @@ template <bool GATED, typename L> struct Bringer {
     __device__ __forceinline__ void begin(int tile) const {
         fetch_map(maps.weight);
         fetch_map(maps.x);
+#pragma unroll 1
         for (int i = 0; i < ahead(); ++i) bring_weights(i, tile, at.first + i);
+    }
+    // x of what is on its way, and then the rest.
+    __device__ __forceinline__ void follow() const {
+#pragma unroll 1
+        for (int i = 0; i < ahead(); ++i) bring_x(i, at.first + i);
     }
     __device__ __forceinline__ void go_on(int tile, int step) const {
         const int done = ahead();
-        await_predecessor();
-        Cursor cursor{0, 1};
-        for (int i = 0; i < done; ++i, cursor.next(plan.stages)) bring_x(i, at.first + i);
+        Cursor cursor{done < plan.stages ? done : 0, done < plan.stages};
+#pragma unroll 1
         for (int turn = at.first + done; tile < plan.tiles; tile += step, turn = at.first)
+#pragma unroll 1
             for (; turn < at.last; ++turn, cursor.next(plan.stages)) {
                 barrier_wait(at.empty + 8 * cursor.stage, cursor.phase);
                 bring_weights(cursor.stage, tile, turn);

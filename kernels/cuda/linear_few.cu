@@ -15,26 +15,12 @@ constexpr int THREADS = CLERK + 32;
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-__device__ __forceinline__ float silu(float x) { return x / (1.f + __expf(-x)); }
+__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.f + __expf(-x)); }
 
-// Two neighbouring columns of both sides of a tile.
+// Two neighbouring columns of both sides of a tile; n and `own` are even.
 struct Columns {
     float2 side[2];
 };
-
-// What the cluster's blocks gave, added up in their order.
-template <typename L> __device__ __forceinline__ Columns joined(const L& at, int slices, int row, int c) {
-    Columns sum = {};
-    for (int v = 0; v < slices; ++v) {
-        const float* line = at.floats(at.sums) + (v * at.each + row) * at.LINE + c;
-#pragma unroll
-        for (int side = 0; side < 2; ++side) {
-            const float2 y = *reinterpret_cast<const float2*>(line + side * at.OTHER);
-            sum.side[side].x += y.x, sum.side[side].y += y.y;
-        }
-    }
-    return sum;
-}
 
 // Results times what their row is owed, plus bias; gated, both sides make one.
 template <typename T, typename O, bool GATED_, int SIDE> struct Scaled {
@@ -46,59 +32,43 @@ template <typename T, typename O, bool GATED_, int SIDE> struct Scaled {
 
     // The scales of the rows that this block finishes; a warp.
     __device__ __forceinline__ void prepare(int) const {
-        constexpr int AT_ONCE = 16;
         const int lane = threadIdx.x % 32;
 #pragma unroll 1
-        for (int row = at.row; owed.squares && row < at.end; row += AT_ONCE) {
-            float part[AT_ONCE], own = 0.f;
-            owed_parts<2>(owed, row, at.end, part);
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; ++i) {
-                const float scale = owed_scale(part[i], few.k, owed.eps);
-                if (lane == i) own = scale;
-            }
-            if (lane < AT_ONCE && row + lane < at.end) at.floats(at.scales)[row + lane] = own;
+        for (int i = 0; owed.squares && i < at.count; i += 16) {
+            const float scale = owed_scales(owed, at.row(i), plan.slices, at.count - i, few.k);
+            if (lane % 2 == 0 && i + lane / 2 < at.count) at.floats(at.scales)[i + lane / 2] = scale;
         }
     }
-    __device__ __forceinline__ float scale(int row) const { return owed.squares ? at.floats(at.scales)[row] : 1.f; }
+    // Of the i-th row.
+    __device__ __forceinline__ float scale(int i) const { return owed.squares ? at.floats(at.scales)[i] : 1.f; }
 
-    __device__ __forceinline__ float2 whole(float2 y, float scale, int col, bool second) const {
-        y.x *= scale, y.y *= scale;
-        if (few.bias) y.x += few.bias[col], y.y += second ? few.bias[col + 1] : 0.f;
-        return y;
+    __device__ __forceinline__ float2 whole(float2 y, float scale, int col) const {
+        const float2 bias = few.bias ? *reinterpret_cast<const float2*>(few.bias + col) : make_float2(0.f, 0.f);
+        return make_float2(y.x * scale + bias.x, y.y * scale + bias.y);
     }
-    __device__ __forceinline__ void store(int row, int col, float2 y, bool second) const {
+    __device__ __forceinline__ void store(int row, int col, float2 y) const {
         O* to = few.out + size_t(row) * few.n + col;
-        if (second && few.n % 2 == 0 && sizeof(O) == 2) {   // at an even address, as `own` is even
-            *reinterpret_cast<uint32_t*>(to) = pack2<T>(y.x, y.y);
-        } else {
-            to[0] = from_float<O>(y.x);
-            if (second) to[1] = from_float<O>(y.y);
-        }
+        if (sizeof(O) == 2) *reinterpret_cast<uint32_t*>(to) = pack2<T>(y.x, y.y);
+        else *reinterpret_cast<float2*>(to) = y;
     }
+    // Columns `c` and the next.
     __device__ __forceinline__ void finish(int tile, int row, int c, const Columns& y, float scale) const {
-        if (c >= plan.own) return;
         const int col = tile * plan.own * (GATED ? 1 : 2) + c, other = col + plan.own;
+        if (col >= few.n) return;
+        const float2 low = whole(y.side[0], scale, col);
         if (GATED) {
-            if (col >= few.n) return;
-            const bool second = col + 1 < few.n;
-            const float2 gate = whole(y.side[0], scale, col, second), up = whole(y.side[1], scale, few.n + col, second);
+            const float2 up = whole(y.side[1], scale, few.n + col);
             // As from memory.
             auto mixed = [](float g, float u) { return silu(to_float(from_float<O>(g))) * to_float(from_float<O>(u)); };
-            store(row, col, make_float2(mixed(gate.x, up.x), mixed(gate.y, up.y)), second);
-            return;
+            store(row, col, make_float2(mixed(low.x, up.x), mixed(low.y, up.y)));
+        } else {
+            store(row, col, low);
+            if (other < few.n) store(row, other, whole(y.side[1], scale, other));
         }
-        if (col < few.n) store(row, col, whole(y.side[0], scale, col, col + 1 < few.n), col + 1 < few.n);
-        if (other < few.n) store(row, other, whole(y.side[1], scale, other, other + 1 < few.n), other + 1 < few.n);
     }
-
-    // Of the rows that this block finishes, from what the cluster has given.
-    __device__ __forceinline__ void join(int tile) const {
-        const int pairs = plan.own / 2;
-        for (int i = threadIdx.x; i < (at.end - at.row) * pairs; i += THREADS) {
-            const int row = i / pairs, c = (i - row * pairs) * 2;
-            finish(tile, at.row + row, c, joined(at, plan.slices, row, c), scale(at.row + row));
-        }
+    // Of the i-th row, if there is one; LANES of a warp have a row.
+    template <int LANES> __device__ __forceinline__ void finish(int tile, int i, int c, const Columns& y, bool some) const {
+        if (some) finish(tile, at.row(i), c, y, scale(i));
     }
 };
 
@@ -110,7 +80,7 @@ template <typename T, int SIDE> struct Added {
     const Layout<SIDE, ADDED>& at;
     Sums to;
 
-    // Brings the rows of the residual that this block finishes, and the norm's weight; a warp.
+    // Brings the norm's weight and the rows of the residual that this block finishes; a warp.
     __device__ __forceinline__ void prepare(int tile) const {
         const int c = threadIdx.x % 32 * 2;
 #pragma unroll 1
@@ -118,59 +88,38 @@ template <typename T, int SIDE> struct Added {
             const int col = (2 * tile + side) * plan.own + c;
             if (c >= plan.own || col >= few.n) continue;
             uint32_t line = at.before + (side * SIDE + c) * 4;
-            copy_two(line, to.weight + col, col + 1 < few.n);
-            const float* from = to.residual + size_t(at.row) * few.n + col;
-            for (int row = at.row; row < at.end; ++row, from += few.n)
-                copy_two(line += at.LINE * 4, from, col + 1 < few.n);
+            copy8(line, to.weight + col);
+            const float* from = to.residual + size_t(at.rank) * few.n + col;
+#pragma unroll 1
+            for (int i = 0; i < at.count; ++i, from += plan.slices * few.n) copy8(line += at.LINE * 4, from);
         }
         asm volatile("cp.async.wait_all;" ::: "memory");
     }
-    // One by one where rows begin at odd addresses.
-    __device__ __forceinline__ void copy_two(uint32_t line, const float* from, bool second) const {
-        if (few.n % 2 == 0) return copy_bytes<8>(line, from);
-        copy_bytes<4>(line, from);
-        if (second) copy_bytes<4>(line + 4, from + 1);
-    }
-
-    // A side's share of the squares of its row.
-    __device__ __forceinline__ float finish(int row, int col, float2 y, const float* before, const float* weight) const {
-        if (col >= few.n) return 0.f;
-        const bool second = col + 1 < few.n;
-        const size_t to_col = size_t(row) * few.n + col;
-        if (few.bias) y.x += few.bias[col], y.y += second ? few.bias[col + 1] : 0.f;
-        y.x += before[0], y.y += before[1];
-        if (few.n % 2) {
-            const float square = add_result(to, to_col, y.x, weight[0], few.out);
-            return second ? square + add_result(to, to_col + 1, y.y, weight[1], few.out) : square;
-        }
-        *reinterpret_cast<float2*>(to.residual + to_col) = y;
-        *reinterpret_cast<uint32_t*>(few.out + to_col) = pack2<T>(y.x * weight[0], y.y * weight[1]);
-        return y.x * y.x + y.y * y.y;
-    }
-
-    // A warp a row.
-    __device__ __forceinline__ void join(int tile) const {
-        const int c = threadIdx.x % 32 * 2;
-        const float* weight = at.floats(at.before) + c;
-        for (int row = threadIdx.x / 32; row < at.end - at.row; row += THREADS / 32) {
-            float squares = 0.f;
-            if (c < plan.own) {
-                const Columns y = joined(at, plan.slices, row, c);
-                const float* before = weight + (1 + row) * at.LINE;
+    template <int LANES> __device__ __forceinline__ void finish(int tile, int i, int c, const Columns& y, bool some) const {
+        const int row = at.row(i);
+        float squares = 0.f;
 #pragma unroll
-                for (int side = 0; side < 2; ++side)
-                    squares += finish(at.row + row, (2 * tile + side) * plan.own + c, y.side[side], before + side * SIDE,
-                                      weight + side * SIDE);
-            }
-            squares = warp_sum(squares);
-            if (threadIdx.x % 32 == 0) to.squares[size_t(at.row + row) * plan.tiles + tile] = squares;
+        for (int side = 0; side < 2; ++side) {
+            const int col = (2 * tile + side) * plan.own + c;
+            if (!some || col >= few.n) continue;
+            const float2* line = reinterpret_cast<const float2*>(at.floats(at.before) + side * SIDE + c);
+            const float2 weight = line[0], before = line[(1 + i) * (at.LINE / 2)];
+            float2 sum = make_float2(before.x + y.side[side].x, before.y + y.side[side].y);
+            if (few.bias) sum.x += few.bias[col], sum.y += few.bias[col + 1];
+            const size_t place = size_t(row) * few.n + col;
+            *reinterpret_cast<float2*>(to.residual + place) = sum;
+            *reinterpret_cast<uint32_t*>(few.out + place) = pack2<T>(sum.x * weight.x, sum.y * weight.y);
+            squares += sum.x * sum.x + sum.y * sum.y;
         }
+#pragma unroll
+        for (int d = LANES / 2; d > 0; d /= 2) squares += __shfl_xor_sync(FULL_WARP, squares, d);
+        if (threadIdx.x % LANES == 0 && some) to.squares[size_t(row) * plan.tiles + tile] = squares;
     }
 };
 
-// A warp's part of `totals`, as a call each with a row and two columns of both sides.
+// A warp's part of `totals`: f(row) for each of a lane's two rows, and what that gives for each two columns of both sides.
 template <int SIDE, typename F>
-__device__ __forceinline__ void for_each_two(const Totals<SIDE>& totals, int rows, const F& f) {
+__device__ __forceinline__ void for_each_two(const Totals<SIDE>& totals, const Plan& plan, int rows, const F& f) {
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -181,25 +130,59 @@ __device__ __forceinline__ void for_each_two(const Totals<SIDE>& totals, int row
         for (int i = 0; i < SIDE / 8; ++i) {
             Columns two;
 #pragma unroll
-            for (int s = 0; s < 2; ++s) two.side[s] = make_float2(totals.side[s][4 * i + 2 * r], totals.side[s][4 * i + 2 * r + 1]);
-            of_row(8 * i + 2 * t, two);
+            for (int side = 0; side < 2; ++side) {
+                const float* pair = totals.side[side] + 4 * i + 2 * r;
+                two.side[side] = make_float2(pair[0], pair[1]);
+            }
+            if (8 * i + 2 * t < plan.own) of_row(8 * i + 2 * t, two);
         }
     }
 }
 
-// Gives sums to the block of the cluster that joins their rows.
+// Gives sums to the block of the cluster that finishes their rows, and waits for those that this one gets.
 template <int SIDE, typename L>
-__device__ __forceinline__ void give_sums(const Totals<SIDE>& totals, const L& at, const Plan& plan, int rows) {
-    for_each_two(totals, rows, [&](int row) {
-        const int block = row / at.each;
-        const uint32_t here = at.sums + (at.rank * at.each + row % at.each) * at.LINE * 4;
-        const uint32_t to = plan.slices > 1 ? in_block(here, block) : here;
-        return [&, to](int c, const Columns& y) {
-            if (c >= plan.own) return;
+__device__ __forceinline__ void share_sums(const Totals<SIDE>& totals, const L& at, const Plan& plan, int rows) {
+    const bool alone = plan.slices == 1;
+    if (!alone) cluster_wait();   // all have begun
+    if (threadIdx.x < BRINGER)
+        for_each_two(totals, plan, rows, [&](int row) {
+            const int block = row & (plan.slices - 1), line = (at.rank * at.each + (row >> at.shift)) * at.LINE;
+            float* own = at.floats(at.sums) + line;
+            const uint32_t to = alone ? 0 : in_block(at.sums + line * 4, block);
+            const uint32_t counted = alone ? 0 : in_block(at.given, block);
+            return [=](int c, const Columns& y) {
 #pragma unroll
-            for (int side = 0; side < 2; ++side) give(to + (side * SIDE + c) * 4, y.side[side].x, y.side[side].y);
-        };
-    });
+                for (int side = 0; side < 2; ++side) {
+                    if (alone) *reinterpret_cast<float2*>(own + side * SIDE + c) = y.side[side];
+                    else give(to + (side * SIDE + c) * 4, y.side[side], counted);
+                }
+            };
+        });
+    if (alone) __syncthreads();
+    else barrier_wait_for_cluster(at.given);
+}
+
+// Finishes what the cluster's blocks have given, added up in their order.
+template <int SIDE, typename R, typename L>
+__device__ __forceinline__ void join_sums(const R& results, const L& at, const Plan& plan, int tile) {
+    constexpr int LANES = SIDE > 32 ? 32 : SIDE / 2;   // of a row
+    const int c = threadIdx.x % LANES * 2;
+#pragma unroll 1
+    for (int first = 0; first < at.count; first += THREADS / LANES) {
+        const int i = first + threadIdx.x / LANES;
+        const bool some = c < plan.own && i < at.count;
+        Columns sum = {};
+#pragma unroll 2
+        for (int v = 0; some && v < plan.slices; ++v) {
+            const float* line = at.floats(at.sums) + (v * at.each + i) * at.LINE + c;
+#pragma unroll
+            for (int side = 0; side < 2; ++side) {
+                const float2 y = *reinterpret_cast<const float2*>(line + side * SIDE);
+                sum.side[side].x += y.x, sum.side[side].y += y.y;
+            }
+        }
+        results.template finish<LANES>(tile, i, c, sum, some);
+    }
 }
 
 template <typename T, int SIDE, typename R, typename O>
@@ -207,14 +190,17 @@ __device__ __forceinline__ void few_body(const R& results, const Few<O>& few, co
     const auto& plan = results.plan;
     const auto& at = results.at;
     const Bringer<R::GATED, Layout<SIDE, R::ADDED>> bringer{plan, at, maps, few.n};
-    const int tile = blockIdx.x / plan.slices, step = gridDim.x / plan.slices;
-    if (plan.slices > 1) cluster_arrive();
+    const int tile = blockIdx.x >> at.shift, step = gridDim.x >> at.shift;
     if (threadIdx.x == BRINGER) {
+#pragma unroll 1
         for (int i = 0; i < plan.stages; ++i) barrier_init(at.full + 8 * i, 1), barrier_init(at.empty + 8 * i, 4);
         barrier_init(at.ready, 1);
+        barrier_init(at.given, 1);
         publish_barriers();
-        bringer.begin(tile);
+        barrier_expect(at.given, plan.slices * at.count * plan.own * 8);   // two sides
     }
+    if (plan.slices > 1) cluster_arrive();
+    if (threadIdx.x == BRINGER) bringer.begin(tile);
     __syncthreads();
     Totals<SIDE> totals;
     if (threadIdx.x >= CLERK) {
@@ -223,29 +209,32 @@ __device__ __forceinline__ void few_body(const R& results, const Few<O>& few, co
         __syncwarp();
         if (threadIdx.x == CLERK) barrier_arrive(at.ready);
     } else if (threadIdx.x >= BRINGER) {
-        if (threadIdx.x == BRINGER) bringer.go_on(tile, step);
+        if (threadIdx.x == BRINGER) {
+            await_predecessor();
+            bringer.follow();
+            bringer.go_on(tile, step);
+        }
         __syncwarp();
     } else {
         Cursor cursor;
+#pragma unroll 1
         for (int i = tile; i < plan.tiles; i += step) {
             multiply<T, SIDE>(at, plan.stages, cursor, totals);
             if (R::ADDED || plan.joined) break;   // this was the only one
             await_predecessor();
             barrier_wait(at.ready, 0);
             if constexpr (!R::ADDED)
-                for_each_two(totals, few.rows, [&](int row) {
+                for_each_two(totals, plan, few.rows, [&](int row) {
                     const float scale = results.scale(row);
                     return [&, row, scale](int c, const Columns& y) { results.finish(i, row, c, y, scale); };
                 });
         }
     }
     if (!R::ADDED && !plan.joined) return;
-    if (plan.slices > 1) cluster_wait();   // all have begun
-    if (threadIdx.x < BRINGER) give_sums<SIDE>(totals, at, plan, few.rows);
-    if (plan.slices > 1) cluster_arrive(), cluster_wait();
-    else __syncthreads();
+    share_sums<SIDE>(totals, at, plan, few.rows);
+    barrier_wait(at.ready, 0);
     await_predecessor();
-    results.join(tile);
+    join_sums<SIDE>(results, at, plan, tile);
 }
 #define FEW_BODY(T, O, SIDE, WITH, ...)                                                                            \
     using Results = __VA_ARGS__;                                                                                       \

@@ -26,8 +26,8 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 __device__ __forceinline__ void cluster_sync() {
     asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
-// Its halves, by any threads.
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+// Its halves, by any threads, which publish nothing but barriers: that would be a fence for the whole GPU.
+__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 // What this block has at `at`, in block `rank` of the cluster.
 __device__ __forceinline__ uint32_t in_block(uint32_t at, uint32_t rank) {
@@ -35,9 +35,17 @@ __device__ __forceinline__ uint32_t in_block(uint32_t at, uint32_t rank) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(at), "r"(rank));
     return there;
 }
-// Writes there.
-__device__ __forceinline__ void give(uint32_t there, float a, float b) {
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(a), "f"(b) : "memory");
+// Writes there, on its own; the barrier at `counted`, also there, counts the bytes. Illegal where there is no cluster.
+__device__ __forceinline__ void give(uint32_t there, float2 v, uint32_t counted) {
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(there), "f"(v.x),
+                 "f"(v.y), "r"(counted)
+                 : "memory");
+}
+// Waits for the first phase of a barrier, and sees what the cluster's blocks gave.
+__device__ __forceinline__ void barrier_wait_for_cluster(uint32_t at) {
+    asm volatile("{.reg .pred p; AGAIN: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], 0; @p bra DONE; "
+                 "bra AGAIN; DONE:}" ::"r"(at)
+                 : "memory");
 }
 // Barriers that this thread has made become visible to copies, and to the cluster.
 __device__ __forceinline__ void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }

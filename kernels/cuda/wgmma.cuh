@@ -93,9 +93,9 @@ __device__ __forceinline__ void barrier_wait(uint32_t at, int parity) {
     asm volatile("{.reg .pred p; AGAIN: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @p bra DONE; bra AGAIN; DONE:}"
                  ::"r"(at), "r"(parity) : "memory");
 }
-// 4 or 8 bytes.
-template <int BYTES> __device__ __forceinline__ void copy_bytes(uint32_t to, const void* from) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(BYTES) : "memory");
+// 8 bytes.
+__device__ __forceinline__ void copy8(uint32_t to, const void* from) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from) : "memory");
 }
 // 16 bytes, of which all behind the first `count` are zero.
 __device__ __forceinline__ void copy16(uint32_t to, const void* from, int count) {

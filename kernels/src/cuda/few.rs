@@ -5,14 +5,15 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
         launch::Launch,
-        linear::Product,
+        linear::{Product, STREAM_ROWS},
         tensor_map::{TILE_COLUMNS, tensor_map},
         weight::Matrix,
     },
 };
 
-/// Fewest rows of x: up to 8, linear_stream.cu has no more to do than for one.
+/// Fewest rows of x: up to 8, linear_stream.cu has no more to do than for one; and up to 16 it is faster with small weights.
 const LEAST_ROWS: usize = 9;
+const LEAST_WEIGHTS: usize = 8 << 20;
 /// Most rows of x.
 pub(super) const FEW_ROWS: usize = 64;
 /// Weight rows of a side of a tile, for which there are kernels.
@@ -21,8 +22,8 @@ const SIDES: [usize; 3] = [16, 32, 48];
 const LINE_BYTES: usize = TILE_COLUMNS * 2;
 /// Four warps that multiply, one that has boxes copied, one that brings what results need.
 const THREADS: usize = 192;
-/// A barrier and rows' scales.
-const SCALES_BYTES: usize = 8 + FEW_ROWS * 4;
+/// Two barriers and rows' scales.
+const SCALES_BYTES: usize = 16 + FEW_ROWS * 4;
 /// Of a block, at most. Deep rings are worth more than room for a block of the next product.
 const SHARED_BYTES: usize = 148 << 10;
 const MAX_STAGES: usize = 24;
@@ -160,7 +161,10 @@ impl CudaBackend {
             && facts.capability == (9, 0)
             && (LEAST_ROWS..=FEW_ROWS).contains(&rows)
             && !self.batch_invariant;
-        suits.then(|| Task::new(weight, rows, kind).plan(facts.num_sms))?
+        let task = Task::new(weight, rows, kind);
+        let suits = suits && (rows > STREAM_ROWS || weight.rows * weight.cols >= LEAST_WEIGHTS);
+        // Results are stored two by two.
+        (suits && task.n.is_multiple_of(2)).then(|| task.plan(facts.num_sms))?
     }
 
     /// `product` of a few rows, with all that its kind has behind it: `None` where there is no such kernel.
