@@ -194,7 +194,7 @@ __device__ __forceinline__ void few_body(const R& results, const Few<O>& few, co
     if (threadIdx.x == BRINGER) {
 #pragma unroll 1
         for (int i = 0; i < plan.stages; ++i) barrier_init(at.full + 8 * i, 1), barrier_init(at.empty + 8 * i, 4);
-        barrier_init(at.ready, 1);
+        barrier_init(at.ready, THREADS - CLERK);
         barrier_init(at.given, 1);
         publish_barriers();
         barrier_expect(at.given, plan.slices * at.count * plan.own * 8);   // two sides
@@ -206,8 +206,7 @@ __device__ __forceinline__ void few_body(const R& results, const Few<O>& few, co
     if (threadIdx.x >= CLERK) {
         await_predecessor();
         results.prepare(tile);
-        __syncwarp();
-        if (threadIdx.x == CLERK) barrier_arrive(at.ready);
+        barrier_arrive(at.ready);
     } else if (threadIdx.x >= BRINGER) {
         if (threadIdx.x == BRINGER) {
             await_predecessor();

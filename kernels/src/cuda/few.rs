@@ -5,15 +5,15 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
         launch::Launch,
-        linear::{Product, STREAM_ROWS},
+        linear::Product,
         tensor_map::{TILE_COLUMNS, tensor_map},
         weight::Matrix,
     },
 };
 
-/// Fewest rows of x: up to 8, linear_stream.cu has no more to do than for one; and up to 16 it is faster with small weights.
-const LEAST_ROWS: usize = 9;
-const LEAST_WEIGHTS: usize = 8 << 20;
+/// Fewest rows of x, with weights of fewer than [`LARGE`] elements and with others: of less linear_stream.cu is faster.
+const LEAST_ROWS: [usize; 2] = [3, 5];
+const LARGE: usize = 8 << 20;
 /// Most rows of x.
 pub(super) const FEW_ROWS: usize = 64;
 /// Weight rows of a side of a tile, for which there are kernels.
@@ -143,7 +143,7 @@ impl Task {
         let turns = self.k.div_ceil(TILE_COLUMNS).div_ceil(plan.slices) * in_turn;
         let bytes = 2 * plan.own * LINE_BYTES * plan.blocks;
         let joining = if plan.slices > 1 {
-            1000 + self.rows * plan.own / 2
+            600 + self.rows * plan.own / 2
         } else {
             0
         };
@@ -156,13 +156,13 @@ impl CudaBackend {
     pub(super) fn few_plan(&self, weight: &CudaWeight, rows: usize, kind: Kind) -> Option<Plan> {
         let facts = &self.device.facts;
         let dense = matches!(weight.matrix, Matrix::Dense(_)) && weight.element != Element::F32;
+        let large = weight.rows * weight.cols >= LARGE;
         let suits = dense
             && weight.cols.is_multiple_of(8)
             && facts.capability == (9, 0)
-            && (LEAST_ROWS..=FEW_ROWS).contains(&rows)
+            && (LEAST_ROWS[usize::from(large)]..=FEW_ROWS).contains(&rows)
             && !self.batch_invariant;
         let task = Task::new(weight, rows, kind);
-        let suits = suits && (rows > STREAM_ROWS || weight.rows * weight.cols >= LEAST_WEIGHTS);
         // Results are stored two by two.
         (suits && task.n.is_multiple_of(2)).then(|| task.plan(facts.num_sms))?
     }
