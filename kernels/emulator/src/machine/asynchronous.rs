@@ -221,6 +221,14 @@ impl Warp {
         (items, address, mbarrier): (&Items, &Address, &Address),
         mask: u32,
     ) -> Result<(), BoxedTrap> {
+        if cluster.shared.len() < 2 {
+            // So say GPUs, though the instruction's description does not.
+            let lane = mask.trailing_zeros() as usize;
+            return Err(Trap::new(
+                lane,
+                "st.async in a block without a cluster".to_owned(),
+            ));
+        }
         let (to, mbarriers) = (self.addresses(address), self.addresses(mbarrier));
         let len = usize::from(items.size) * usize::from(items.count);
         for lane in lanes_of(mask) {

@@ -65,6 +65,23 @@ fn a_store_to_another_block_is_there_once_its_mbarrier_says_so() {
 }
 
 #[test]
+fn a_store_to_another_block_needs_a_cluster() {
+    let words = Words::new(&[0; 256]);
+    let to_itself = EXCHANGE.replace("xor.b32 %r4, %r3, 1", "mov.u32 %r4, %r3");
+    let kernel = Kernel {
+        shared_bytes: 512,
+        ..Kernel::new(&to_itself)
+    };
+    let fault = kernel.run(&[words.address]).expect_err("no cluster");
+    assert!(
+        fault
+            .to_string()
+            .contains("st.async in a block without a cluster"),
+        "{fault}"
+    );
+}
+
+#[test]
 fn a_tile_comes_to_each_block_that_it_is_for() {
     let (rows, columns) = (16_usize, 128_usize);
     let matrix = Words::new(
