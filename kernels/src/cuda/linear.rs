@@ -15,7 +15,7 @@ use crate::{
     ops::{ActivationOps, LinearArguments, LinearOps, Normed},
 };
 
-/// Rows of a product that takes as long as its weights take to be read; above, that of few rows is faster, or cuBLASLt.
+/// Most rows that linear_stream.cu makes at once; of fewer, linear_few.cu makes some, and of more it or cuBLASLt is faster.
 pub(super) const STREAM_ROWS: usize = 16;
 /// Of its kernel: warps, weight rows that are summed up at once, and bytes of its rings.
 const STREAM_WARPS: usize = 8;

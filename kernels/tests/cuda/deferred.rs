@@ -225,12 +225,8 @@ fn a_sum_and_the_products_after_its_norm_equal_the_cpu() {
         let mut random = Random(1);
         // The others have kernels of their own for each part, which other tests compare at all shapes.
         let skipped = if element == Element::Bf16 { 0 } else { 4 };
-        for (case, (width, k, n)) in shapes.into_iter().enumerate().skip(skipped) {
-            let some = [[1, 16], [9, 17], [4, 8]][case % 3];
-            let weights = [(width, k), (n, width)].map(|(n, k)| random.matrix(format(element), n, k));
-            let case = Case::new(&twin, &mut random, weights, case % 2 == 1);
-            some.into_iter().for_each(|rows| case.check(&twin, rows));
-        }
+        let cases = shapes.into_iter().enumerate().skip(skipped);
+        check_shapes(&twin, &mut random, cases, [[1, 16], [9, 17], [4, 8]]);
     }
 }
 
@@ -251,11 +247,23 @@ fn they_do_in_batches_of_up_to_64_rows_with_two_products_for_few_rows() {
     ];
     let twin = Twin::new(Element::Bf16);
     let mut random = Random(5);
-    for (case, (width, k, n)) in shapes.into_iter().enumerate() {
-        let weights = [(width, k), (n, width)].map(|(n, k)| random.matrix(WeightFormat::BF16, n, k));
-        let case_of = Case::new(&twin, &mut random, weights, case % 2 == 1);
-        let some = [[4, 33, 64], [16, 17, 48], [5, 32, 63]][case % 3];
-        some.into_iter().for_each(|rows| case_of.check(&twin, rows));
+    let rows = [[4, 33, 64], [16, 17, 48], [5, 32, 63]];
+    check_shapes(&twin, &mut random, shapes.into_iter().enumerate(), rows);
+}
+
+/// Numbered shapes (width, k, n), every other with a bias, each at some rows.
+fn check_shapes<const N: usize>(
+    twin: &Twin,
+    random: &mut Random,
+    shapes: impl Iterator<Item = (usize, (usize, usize, usize))>,
+    rows: [[usize; N]; 3],
+) {
+    for (number, (width, k, n)) in shapes {
+        let weights = [(width, k), (n, width)].map(|(n, k)| random.matrix(format(twin.element), n, k));
+        let case = Case::new(twin, random, weights, number % 2 == 1);
+        rows[number % 3]
+            .into_iter()
+            .for_each(|rows| case.check(twin, rows));
     }
 }
 

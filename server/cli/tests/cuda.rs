@@ -85,7 +85,7 @@ async fn a_manifest_that_asks_for_a_gpu_is_served_by_it() {
          task: chat\n  device: cuda\n  engine: {{maxModelLen: 128, kvCacheMemory: 8Mi}}\n",
         decoder(home.path(), MODEL).display()
     ));
-    let up = bench.start_engines(&[]);
+    let up = bench.start_engines();
     up.await_ready(1);
     let http = Client::builder().no_proxy().build().expect("a client");
     for stream in [true, false] {

@@ -65,15 +65,15 @@ impl Bench {
 
     /// `ferrum up` on the manifest, with simulated engines.
     pub(crate) fn up_command(&self, args: &[&str]) -> Command {
-        let mut up = self.engines_command(args);
-        up.arg("--engine-arg=--sim");
+        let mut up = self.engines_command();
+        up.arg("--engine-arg=--sim").args(args);
         up
     }
 
     /// The same with real engines.
-    fn engines_command(&self, args: &[&str]) -> Command {
+    fn engines_command(&self) -> Command {
         let mut up = self.ferrum("up");
-        up.arg("-f").arg(self.manifest()).args(args);
+        up.arg("-f").arg(self.manifest());
         up
     }
 
@@ -83,8 +83,8 @@ impl Bench {
     }
 
     /// The same with real engines.
-    pub(crate) fn start_engines(&self, args: &[&str]) -> Up<'_> {
-        self.run(self.engines_command(args))
+    pub(crate) fn start_engines(&self) -> Up<'_> {
+        self.run(self.engines_command())
     }
 
     fn run(&self, mut up: Command) -> Up<'_> {
