@@ -245,7 +245,7 @@ __device__ void decode_body(
     constexpr bool OVER = WARPS * STAGES > 4;
     const Part part{seq, head, group, split, splits, row};
     Joint<D, WARPS> joint(part, &barrier);
-    if (in_cluster() && threadIdx.x == 0) joint.arrivals.expect(joint.bytes());
+    if (in_cluster() && threadIdx.x == 0) joint.arrivals.begin(joint.bytes());
     if (in_cluster() && !OVER) cluster_arrive();
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4;
     const int context = batch.context_lens[seq], from = shape.window > 0 ? max(0, context - shape.window) : 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "attention_mma.cuh"
+#include "cluster.cuh"
 
 // Whether the splits of a sequence's key head are a cluster (compute capability 9.0).
 __device__ __forceinline__ bool in_cluster() {
@@ -11,70 +12,6 @@ __device__ __forceinline__ bool in_cluster() {
 #endif
     return blocks > 1;
 }
-
-__device__ __forceinline__ void cluster_arrive() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void cluster_wait() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-// Counts the bytes that others write into this block's shared memory.
-struct Arrivals {
-    uint64_t* barrier;
-
-    // By one thread; the cluster meets before anything is sent.
-    __device__ __forceinline__ void expect(unsigned bytes) const {
-#if __CUDA_ARCH__ >= 900
-        const unsigned at = unsigned(__cvta_generic_to_shared(barrier));
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(at) : "memory");
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-#endif
-    }
-    __device__ __forceinline__ void wait() const {
-#if __CUDA_ARCH__ >= 900
-        const unsigned at = unsigned(__cvta_generic_to_shared(barrier));
-        asm volatile("{\n.reg .pred done;\nagain:\n"
-                     "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], 0;\n"
-                     "@!done bra again;\n}" ::"r"(at) : "memory");
-#endif
-    }
-};
-
-// Block `rank` of the cluster, to be sent to.
-struct Neighbour {
-    unsigned rank, barrier;
-
-    __device__ __forceinline__ Neighbour(unsigned rank, const Arrivals& arrivals)
-        : rank(rank), barrier(place(arrivals.barrier)) {}
-    __device__ __forceinline__ unsigned place(const void* p) const {
-        unsigned at = unsigned(__cvta_generic_to_shared(p));
-#if __CUDA_ARCH__ >= 900
-        asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(at) : "r"(rank));
-#endif
-        return at;
-    }
-    __device__ __forceinline__ void send(const void* p, float4 v) const {
-#if __CUDA_ARCH__ >= 900
-        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];"
-                     ::"r"(place(p)), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
-                     : "memory");
-#endif
-    }
-    __device__ __forceinline__ void send(const void* p, float2 v) const {
-#if __CUDA_ARCH__ >= 900
-        asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];"
-                     ::"r"(place(p)), "f"(v.x), "f"(v.y), "r"(barrier)
-                     : "memory");
-#endif
-    }
-};
 
 // Which part of the work a block has.
 struct Part {

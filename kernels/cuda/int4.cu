@@ -36,10 +36,17 @@ __device__ __forceinline__ void few_rows(const X* __restrict__ x, const Weight& 
     int n, int k, int stride, bool exact, int slices, void* out) {
     constexpr int GROUPS = TURN * CHUNK / G, WIDTH = 20;
     extern __shared__ __align__(16) float partial[];   // (warps, 8 * NT, WIDTH)
+    __shared__ float4 given[8 * NT * 4 + 4];           // by each block, of the quads that this one finishes
+    __shared__ uint64_t barrier;
     const int warps = blockDim.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int rank = slices > 1 ? cluster_rank() : 0, warp = threadIdx.x / 32;
     const int tile = blockIdx.x / slices, chunks = weight.chunks;
     release_successor();
+    const Arrivals arrivals{&barrier};
+    if (slices > 1) {
+        if (threadIdx.x == 0) arrivals.begin((rows * 4 + slices - 1 - rank) / slices * slices * sizeof(float4));
+        cluster_arrive();
+    }
     uint4 low[TURN], high[TURN];
     Group group[GROUPS];
     auto fetch_levels = [&](int first, int c) {
@@ -101,25 +108,31 @@ __device__ __forceinline__ void few_rows(const X* __restrict__ x, const Weight& 
         const int col = tile * 16 + column;
         if (col < n) store_result(out, exact, size_t(row) * stride + col, total + (bias ? bias[col] : 0.f), X());
     };
-    for (int i = threadIdx.x; i < rows * 16; i += blockDim.x) {
+    for (int i = threadIdx.x; i < rows * 16 && slices == 1; i += blockDim.x) {
         const int row = i / 16, column = i % 16;
         float total = 0.f;
         for (int v = 0; v < warps; ++v) total += partial[(v * 8 * NT + row) * WIDTH + column];
-        if (slices > 1) partial[row * WIDTH + column] = total;
-        else store(row, column, total);
+        store(row, column, total);
     }
     if (slices == 1) return;
-    cluster_barrier();
-    for (int i = rank * blockDim.x + threadIdx.x; i < rows * 4; i += slices * blockDim.x) {
-        const int row = i / 4, column = i % 4 * 4;
+    const int shift = __ffs(slices) - 1, most = rows * 4 + slices - 1, each = most >> shift, count = (most - rank) >> shift;
+    cluster_wait();   // all have begun
+    for (int i = threadIdx.x; i < rows * 4; i += blockDim.x) {
+        const float* from = partial + i / 4 * WIDTH + i % 4 * 4;
         float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
-        for (int v = 0; v < slices; ++v) total = total + load_of(partial + row * WIDTH + column, v);
+        for (int v = 0; v < warps; ++v, from += 8 * NT * WIDTH) total = total + *reinterpret_cast<const float4*>(from);
+        Neighbour(i & (slices - 1), arrivals).send(given + rank * each + (i >> shift), total);
+    }
+    arrivals.wait();
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        const int quad = rank + (i << shift), row = quad / 4, column = quad % 4 * 4;
+        float4 total = make_float4(0.f, 0.f, 0.f, 0.f);
+        for (int v = 0; v < slices; ++v) total = total + given[v * each + i];
         store(row, column, total.x);
         store(row, column + 1, total.y);
         store(row, column + 2, total.z);
         store(row, column + 3, total.w);
     }
-    cluster_barrier();   // nobody leaves while its sums are read
 }
 
 #define FEW(X, NT, G)                                                                                              \

@@ -9,6 +9,7 @@
 // A level less its zero is exact in every element type; products are summed in f32 over a group, then scaled.
 #pragma once
 
+#include "cluster.cuh"
 #include "mma.cuh"
 
 constexpr int CHUNK = 128;
@@ -91,34 +92,6 @@ template <typename X> __device__ __forceinline__ void store_result(void* out, bo
 }
 
 __device__ __forceinline__ unsigned shared_address(const void* p) { return unsigned(__cvta_generic_to_shared(p)); }
-
-__device__ __forceinline__ unsigned cluster_rank() {
-    unsigned rank = 0;
-#if __CUDA_ARCH__ >= 900
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-#endif
-    return rank;
-}
-
-__device__ __forceinline__ void cluster_barrier() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-// Reads the shared memory of block `rank` of the cluster, at the place that `p` has in this one.
-__device__ __forceinline__ float4 load_of(const float* p, unsigned rank) {
-    float4 x = make_float4(0.f, 0.f, 0.f, 0.f);
-#if __CUDA_ARCH__ >= 900
-    unsigned at;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
-    asm volatile("ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [%4];"
-                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-                 : "r"(at)
-                 : "memory");
-#endif
-    return x;
-}
 
 __device__ __forceinline__ float4 operator+(float4 a, float4 b) {
     return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);

@@ -6,6 +6,7 @@ use crate::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
         collective::{MOST_BLOCKS, MOST_RESULTS},
         few::{FEW_ROWS, Kind, Plan},
+        int4_stream,
         launch::Launch,
         linear::{Product, STREAM_ROWS},
         norm::row_threads,
@@ -54,6 +55,8 @@ enum Adder {
     Few(Plan),
     /// linear_stream.cu.
     Stream,
+    /// int4_stream.cu.
+    Int4(int4_stream::Plan),
 }
 
 impl CudaBackend {
@@ -92,9 +95,13 @@ impl CudaBackend {
     /// Whether products with `weight` pay, and may leave a norm unpaid: without it the elements of x have the residual's
     /// size, for which half precision has no room.
     fn pays(&self, weight: &CudaWeight, rows: usize) -> bool {
-        let dense = matches!(weight.matrix, Matrix::Dense(_)) && weight.cols.is_multiple_of(8);
-        let has_kernel = || rows <= STREAM_ROWS || self.few_plan(weight, rows, Kind::Linear).is_some();
-        dense && weight.element == Element::Bf16 && !self.batch_invariant && has_kernel()
+        let has_kernel = || match weight.matrix {
+            Matrix::Dense(_) => rows <= STREAM_ROWS || self.few_plan(weight, rows, Kind::Linear).is_some(),
+            Matrix::Int4(_) => self.int4_pays(weight, rows),
+            Matrix::Q8(_) => false,
+        };
+        let suits = weight.element == Element::Bf16 && weight.cols.is_multiple_of(8);
+        suits && !self.batch_invariant && has_kernel()
     }
 
     /// Whether a product of up to [`STREAM_ROWS`] rows adds up over ranks, if there are several, by itself.
@@ -107,6 +114,10 @@ impl CudaBackend {
     fn adder(&self, weight: &CudaWeight, rows: usize) -> Option<Adder> {
         if !self.pays(weight, rows) {
             return None;
+        }
+        if let Matrix::Int4(_) = weight.matrix {
+            let alone = self.member.is_none();
+            return alone.then(|| self.int4_adder(weight, rows).map(Adder::Int4))?;
         }
         let few = self.few_plan(weight, rows, Kind::Added).map(Adder::Few);
         let alone = few.filter(|_| self.member.is_none());
@@ -133,6 +144,7 @@ impl CudaBackend {
         let parts = match &adder {
             Adder::Few(plan) => plan.tiles,
             Adder::Stream => self.device.facts.num_sms,
+            Adder::Int4(plan) => plan.clusters,
         };
         if rows > out.squares.rows_of(parts) {
             return None;
@@ -165,6 +177,7 @@ impl CudaBackend {
             (Adder::Few(plan), _) => {
                 self.launch_few((product, Kind::Added), rows, plan, |launch| launch.sums(sums))
             }
+            (Adder::Int4(plan), _) => self.add_int4(product, rows, plan, |launch| launch.sums(sums)),
             (Adder::Stream, None) => self.stream_adder("added", product, rows)?.sums(sums).run(),
             (Adder::Stream, Some((rank, peers))) => {
                 let launch = self.stream_adder("exchanged", product, rows)?;
@@ -179,7 +192,7 @@ impl CudaBackend {
         product: &Product<'_>,
         rows: usize,
     ) -> Result<Launch<'_>, BackendError> {
-        let launch = self.stream_launch((kind, Element::Bf16.name()), rows)?;
+        let launch = self.stream_launch((kind, Element::Bf16.name()), product.weight, rows)?;
         Ok(launch.product(product, rows))
     }
 }

@@ -11,9 +11,9 @@ use crate::{
     },
 };
 
-/// Fewest rows of x, with weights of fewer than [`LARGE`] elements and with others: of less linear_stream.cu is faster.
-const LEAST_ROWS: [usize; 2] = [3, 5];
+/// Elements of a weight from which on linear_stream.cu is faster with three rows, and from which on not with four.
 const LARGE: usize = 8 << 20;
+pub(super) const LARGEST: usize = 20 << 20;
 /// Most rows of x.
 pub(super) const FEW_ROWS: usize = 64;
 /// Weight rows of a side of a tile, for which there are kernels.
@@ -38,6 +38,17 @@ pub(super) enum Kind {
     Gated,
     /// Added to the residual, whose norm is left to the next product.
     Added,
+}
+
+impl Kind {
+    /// As kernels are called.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Gated => "gated",
+            Self::Added => "added",
+        }
+    }
 }
 
 /// A product: `n` are columns of the output.
@@ -73,6 +84,16 @@ impl Task {
             n,
             k: weight.cols,
             kind,
+        }
+    }
+
+    /// Fewest rows: of less linear_stream.cu is faster.
+    fn least_rows(&self) -> usize {
+        let halves = if self.kind == Kind::Gated { 2 } else { 1 };
+        match halves * self.n * self.k {
+            ..LARGE => 3,
+            LARGE..LARGEST if self.kind != Kind::Added => 5,
+            _ => 4,
         }
     }
 
@@ -156,13 +177,12 @@ impl CudaBackend {
     pub(super) fn few_plan(&self, weight: &CudaWeight, rows: usize, kind: Kind) -> Option<Plan> {
         let facts = &self.device.facts;
         let dense = matches!(weight.matrix, Matrix::Dense(_)) && weight.element != Element::F32;
-        let large = weight.rows * weight.cols >= LARGE;
+        let task = Task::new(weight, rows, kind);
         let suits = dense
             && weight.cols.is_multiple_of(8)
             && facts.capability == (9, 0)
-            && (LEAST_ROWS[usize::from(large)]..=FEW_ROWS).contains(&rows)
+            && (task.least_rows()..=FEW_ROWS).contains(&rows)
             && !self.batch_invariant;
-        let task = Task::new(weight, rows, kind);
         // Results are stored two by two.
         (suits && task.n.is_multiple_of(2)).then(|| task.plan(facts.num_sms))?
     }
@@ -193,11 +213,7 @@ impl CudaBackend {
             tensor_map(product.matrix, weight.element, (weight.rows, k), plan.own)?,
             tensor_map(product.x, weight.element, (rows, k), x_rows)?,
         ];
-        let kind = match kind {
-            Kind::Linear => "linear",
-            Kind::Gated => "gated",
-            Kind::Added => "added",
-        };
+        let kind = kind.name();
         let launch = self
             .device
             .kernel(&format!("{kind}_few_{}_{}", plan.side, product.types()))?

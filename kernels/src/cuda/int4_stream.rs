@@ -1,25 +1,32 @@
-//! Products of up to 64 rows with 4-bit levels by rings, and gate, up and silu at once: `cuda/int4_stream.cu`.
+//! Products of up to 64 rows with 4-bit levels by rings, what is behind them included: `cuda/int4_stream.cu`.
 
 use crate::{
     backend::BackendError,
+    cpu::shape_error,
     cuda::{
-        CudaBackend, CudaBuffer, Element,
+        CudaBackend, CudaBuffer, CudaWeight, Element,
+        few::Kind,
         int4::{CHUNK, Int4Matrix, Part, TILE},
+        launch::Launch,
         linear::Product,
+        weight::Matrix,
     },
 };
 
 /// Most rows of a product.
 pub(super) const STREAM_ROWS: usize = 64;
-/// As in int4_stream.cu: stages of a warp's ring.
+/// As in int4_ring.cuh and int4_stream.cu: stages of a warp's ring, bytes of what counts bytes.
 const DEPTH: usize = 4;
-/// What a block can have of shared memory, and takes at least: see the same of products with 16-bit weights.
+const COUNTED_BYTES: usize = 128;
+/// What a block can have of shared memory, and takes at least: so that two products' blocks lie beside one another, not three.
 const SHARED_BYTES: usize = 227 << 10;
 const LEAST_SHARED_BYTES: usize = 78 << 10;
+/// The same of up to 16 rows of products that do not add to the residual: beside one that does.
+const LEAST_SHARED_BYTES_OF_FEW: usize = 116 << 10;
 /// Most groups of a warp.
 const MOST_ROUNDS: usize = 16;
 /// Chunks of tiles a multiprocessor from which on rings are faster than the kernel for few rows.
-const LEAST_CHUNKS: usize = 64;
+const LEAST_CHUNKS: usize = 32;
 
 /// What is to be laid out: a weight of `width` rows, or twice as many if gated, for up to `rows` rows of x.
 #[derive(Clone, Copy)]
@@ -28,13 +35,13 @@ struct Task {
     width: usize,
     chunks: usize,
     group: usize,
-    gated: bool,
+    kind: Kind,
 }
 
-/// As in int4_stream.cu, with the clusters and bytes of shared memory for as many rows as were planned for.
+/// As in int4_ring.cuh, with the clusters.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Plan {
-    clusters: usize,
+pub(super) struct Plan {
+    pub(super) clusters: usize,
     slices: usize,
     across: usize,
     along: usize,
@@ -43,15 +50,25 @@ struct Plan {
     over: bool,
 }
 
+impl Plan {
+    /// Groups whose sums are joined at once.
+    fn kept(&self) -> usize {
+        self.across * if self.often { 1 } else { self.rounds }
+    }
+}
+
 impl Task {
     /// Depends on how many rows there are only by the kernel's size, and up to 16 not at all, so that a row's bits do not.
-    fn new(part: &Part, rows: usize, gated: bool) -> Self {
+    fn new(part: &Part, rows: usize, kind: Kind) -> Self {
         Self {
             rows: if rows <= 16 { 16 } else { kernel_rows(rows) },
-            width: if gated { part.rows / 2 } else { part.rows },
+            width: match kind {
+                Kind::Gated => part.rows / 2,
+                Kind::Linear | Kind::Added => part.rows,
+            },
             chunks: part.chunks(),
             group: part.group,
-            gated,
+            kind,
         }
     }
 
@@ -68,22 +85,32 @@ impl Task {
     fn shared_bytes(&self, plan: &Plan) -> usize {
         let (warps, groups) = (plan.across * plan.along, CHUNK / self.group);
         let rings = warps * DEPTH * (TILE * CHUNK / 2 + groups * 2 * TILE * 2);
-        let kept = plan.across * if plan.often { 1 } else { plan.rounds };
-        let sums = plan.along * kept * self.rows * TILE * 4;
-        let x = self.x_bytes(plan.slices);
-        if plan.over {
-            sums.max(x + rings)
+        let (rows, line) = (self.rows.div_ceil(plan.slices), plan.kept() * TILE * 4);
+        let sums = plan.slices * plan.along * rows * line;
+        let behind = match self.kind {
+            Kind::Linear | Kind::Gated => rows * 4,
+            Kind::Added => (rows + 1) * line,
+        };
+        let streamed = self.x_bytes(plan.slices) + rings;
+        let rest = if plan.over {
+            sums.max(streamed)
         } else {
-            x + rings + sums
+            sums + streamed
+        };
+        COUNTED_BYTES + behind.next_multiple_of(128) + rest
+    }
+
+    fn least_shared_bytes(&self) -> usize {
+        if self.rows <= 16 && self.kind != Kind::Added {
+            LEAST_SHARED_BYTES_OF_FEW
+        } else {
+            LEAST_SHARED_BYTES
         }
     }
 
     /// How `num_sms` multiprocessors share the work, if they can.
     fn plan(&self, num_sms: usize) -> Option<Plan> {
-        let most = if self.rows <= 16 { 4 } else { 8 };
-        let slices = [1, 2, 4, 8]
-            .into_iter()
-            .filter(|&slices| slices <= most.min(self.chunks));
+        let slices = [1, 2, 4, 8].into_iter().filter(|&slices| slices <= self.chunks);
         let plans = slices.flat_map(|slices| self.plans(num_sms, slices));
         let fitting = plans.filter(|plan| self.shared_bytes(plan) <= SHARED_BYTES);
         fitting.min_by(|a, b| self.cycles(a).total_cmp(&self.cycles(b)))
@@ -94,7 +121,8 @@ impl Task {
         let usable = if slices > 2 { num_sms * 10 / 11 } else { num_sms };
         let pairs = self.width.div_ceil(2);
         let clusters = (usable / slices).clamp(1, pairs);
-        let own = if self.gated { TILE / 4 } else { TILE / 2 };
+        let gated = self.kind == Kind::Gated;
+        let own = if gated { TILE / 4 } else { TILE / 2 };
         let groups = pairs.div_ceil(clusters).div_ceil(own);
         let mut plans = Vec::new();
         for rounds in 1..=groups.min(MOST_ROUNDS) {
@@ -113,7 +141,9 @@ impl Task {
                     over,
                 };
                 plans.push(plan(false, false));
-                plans.push(plan(rounds > 1, rounds == 1));
+                if rounds == 1 || self.kind != Kind::Added {
+                    plans.push(plan(rounds > 1, rounds == 1));
+                }
             }
         }
         plans
@@ -130,8 +160,8 @@ impl Task {
         let warps = plan.across * plan.along;
         let chunks = self.chunks.div_ceil(plan.slices).div_ceil(plan.along);
         let work = (warps * plan.rounds * chunks) as f64 * chunk * (1.0 + 2.0 / warps as f64);
-        let x = self.x_bytes(plan.slices) as f64 / 60.0;
-        let cluster = if plan.slices > 1 { 1700.0 } else { 0.0 };
+        let x = self.x_bytes(plan.slices) as f64 / 40.0;
+        let cluster = if plan.slices > 1 { 300.0 } else { 0.0 };
         let round = if plan.often {
             125.0 * self.rows as f64
         } else {
@@ -148,6 +178,47 @@ fn kernel_rows(rows: usize) -> usize {
 }
 
 impl CudaBackend {
+    /// The only part of a matrix with which products of `rows` rows are made here, without batch invariance.
+    fn streamed<'a>(&self, weight: &'a CudaWeight, rows: usize) -> Option<&'a Part> {
+        let Matrix::Int4(matrix) = &weight.matrix else {
+            return None;
+        };
+        let [part] = &matrix.parts[..] else {
+            return None;
+        };
+        let streams = !self.batch_invariant && part.order.is_none();
+        (streams && self.linear_plan(part, rows).is_some()).then_some(part)
+    }
+
+    /// Whether products with `weight` multiply their results by what their rows are owed.
+    pub(super) fn int4_pays(&self, weight: &CudaWeight, rows: usize) -> bool {
+        self.streamed(weight, rows).is_some()
+    }
+
+    /// How the product with `weight` is added to the residual, if there is a kernel for that.
+    pub(super) fn int4_adder(&self, weight: &CudaWeight, rows: usize) -> Option<Plan> {
+        let part = self.streamed(weight, rows)?;
+        // Columns are stored two by two.
+        let even = part.rows.is_multiple_of(2) && weight.element == Element::Bf16;
+        even.then(|| self.stream_plan(&Task::new(part, rows, Kind::Added)))?
+    }
+
+    /// As [`Self::int4_adder`] says; `sums` gives the kernel's last arguments.
+    pub(super) fn add_int4(
+        &self,
+        product: &Product<'_>,
+        rows: usize,
+        plan: &Plan,
+        sums: impl FnOnce(Launch<'_>) -> Launch<'_>,
+    ) -> Result<(), BackendError> {
+        let part = self.streamed(product.weight, rows);
+        let part = part.ok_or_else(|| shape_error("linear_add_norm: no kernel for this weight".into()))?;
+        let bias = product.bias.map_or(0, CudaBuffer::address);
+        let to = (bias, product.out.address());
+        let launch = self.stream_launch_int4((product, Kind::Added), part, (product.x, rows), plan, to)?;
+        sums(launch).run()
+    }
+
     /// Silu of the first half of the product times the second, if there is a kernel for that weight and as many rows.
     pub(super) fn gated_int4(
         &self,
@@ -162,15 +233,21 @@ impl CudaBackend {
         if rows > STREAM_ROWS || !part.rows.is_multiple_of(4) {
             return None;
         }
-        let plan = self.stream_plan(&Task::new(part, rows, true))?;
+        let plan = self.stream_plan(&Task::new(part, rows, Kind::Gated))?;
         let x = match part.order {
             None => Ok(product.x),
             Some(_) => self.in_order(product, part, product.x, rows),
         };
         Some(x.and_then(|x| {
             let bias = product.bias.map_or(0, CudaBuffer::address);
-            let to = (bias, part.rows / 2, product.out.address());
-            self.run_stream(product, part, (x, rows), plan, (to, true))
+            let to = (bias, product.out.address());
+            self.run_stream(
+                (product, Kind::Gated),
+                part,
+                (x, rows),
+                &plan,
+                (to, part.rows / 2),
+            )
         }))
     }
 
@@ -180,15 +257,19 @@ impl CudaBackend {
         &self,
         product: &Product<'_>,
         part: &Part,
-        (x, rows): (u64, usize),
-        to: (u64, usize, u64),
+        x: (u64, usize),
+        (bias, stride, out): (u64, usize, u64),
     ) -> Option<Result<(), BackendError>> {
+        let plan = self.linear_plan(part, x.1)?;
+        Some(self.run_stream((product, Kind::Linear), part, x, &plan, ((bias, out), stride)))
+    }
+
+    fn linear_plan(&self, part: &Part, rows: usize) -> Option<Plan> {
         let chunks = part.rows.div_ceil(TILE) * part.chunks();
         if rows > STREAM_ROWS || rows <= 16 && chunks < LEAST_CHUNKS * self.device.facts.num_sms {
             return None;
         }
-        let plan = self.stream_plan(&Task::new(part, rows, false))?;
-        Some(self.run_stream(product, part, (x, rows), plan, (to, false)))
+        self.stream_plan(&Task::new(part, rows, Kind::Linear))
     }
 
     fn stream_plan(&self, task: &Task) -> Option<Plan> {
@@ -198,27 +279,44 @@ impl CudaBackend {
 
     fn run_stream(
         &self,
-        product: &Product<'_>,
+        (product, kind): (&Product<'_>, Kind),
+        part: &Part,
+        x: (u64, usize),
+        plan: &Plan,
+        (to, stride): ((u64, u64), usize),
+    ) -> Result<(), BackendError> {
+        self.stream_launch_int4((product, kind), part, x, plan, to)?
+            .int(stride)
+            .int(usize::from(product.out.element() == Element::F32))
+            .owed(product.owed)
+            .run()
+    }
+
+    /// With all arguments but those of the kind's own; `to` is the bias and where the first result is.
+    fn stream_launch_int4(
+        &self,
+        (product, kind): (&Product<'_>, Kind),
         part: &Part,
         (x, rows): (u64, usize),
-        plan: Plan,
-        ((bias, stride, out), gated): ((u64, usize, u64), bool),
-    ) -> Result<(), BackendError> {
+        plan: &Plan,
+        (bias, out): (u64, u64),
+    ) -> Result<Launch<'_>, BackendError> {
         let task = Task {
             rows,
-            ..Task::new(part, rows, gated)
+            ..Task::new(part, rows, kind)
         };
         let kernel = format!(
-            "int4_stream_{}_g{}_{}",
+            "int4_{}_{}_g{}_{}",
+            kind.name(),
             kernel_rows(rows) / 8,
             part.group,
             product.weight.element.name()
         );
-        self.device
-            .kernel(&kernel)?
+        let launch = self.device.kernel(&kernel)?;
+        Ok(launch
             .grid(plan.clusters * plan.slices, 1, 1)
             .threads(32 * plan.across * plan.along)
-            .shared(task.shared_bytes(&plan).max(LEAST_SHARED_BYTES))
+            .shared(task.shared_bytes(plan).max(task.least_shared_bytes()))
             .cluster(plan.slices)
             .wide(x)
             .wide(part.levels.address())
@@ -228,17 +326,13 @@ impl CudaBackend {
             .int(rows)
             .int(task.width)
             .int(part.cols)
-            .int(stride)
-            .int(usize::from(product.out.element() == Element::F32))
             .wide(out)
             .int(plan.slices)
             .int(plan.across)
             .int(plan.along)
             .int(plan.rounds)
             .int(usize::from(plan.often))
-            .int(usize::from(gated))
-            .int(usize::from(plan.over))
-            .run()
+            .int(usize::from(plan.over)))
     }
 }
 
@@ -248,13 +342,13 @@ mod tests {
 
     const NUM_SMS: usize = 132;
 
-    fn task(rows: usize, width: usize, k: usize, gated: bool) -> Task {
+    fn task(rows: usize, width: usize, k: usize, kind: Kind) -> Task {
         Task {
             rows,
             width,
             chunks: k.div_ceil(CHUNK),
             group: 32,
-            gated,
+            kind,
         }
     }
 
@@ -269,8 +363,8 @@ mod tests {
                 (151_936, 2560),
                 (4096, 14_336),
             ] {
-                for gated in [false, true] {
-                    let task = task(rows, width, k, gated);
+                for kind in [Kind::Linear, Kind::Gated, Kind::Added] {
+                    let task = task(rows, width, k, kind);
                     let Some(plan) = task.plan(NUM_SMS) else {
                         assert!(rows > 16, "no plan for {width} x {k}");
                         continue;
@@ -278,7 +372,7 @@ mod tests {
                     assert!(task.shared_bytes(&plan) <= SHARED_BYTES);
                     assert!(plan.across * plan.along <= task.warps());
                     assert!(plan.clusters * plan.slices <= NUM_SMS);
-                    let own = plan.across * plan.rounds * if gated { TILE / 2 } else { TILE };
+                    let own = plan.across * plan.rounds * if kind == Kind::Gated { TILE / 2 } else { TILE };
                     assert!(own * plan.clusters >= width, "{plan:?} of {width} x {k}");
                 }
             }

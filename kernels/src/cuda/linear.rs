@@ -6,7 +6,7 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
         deferred::Owed,
-        few::Kind,
+        few::{self, Kind},
         int4_stream,
         launch::Launch,
         norm::{row_threads, same_element},
@@ -21,10 +21,8 @@ pub(super) const STREAM_ROWS: usize = 16;
 const STREAM_WARPS: usize = 8;
 const STREAM_GROUP: usize = 24;
 const RING_BYTES: usize = STREAM_WARPS * 3 * STREAM_GROUP * 128;
-/// What a block takes at least, with one row and with more: two products fit on a multiprocessor, but not three.
-/// (The third would find room on some multiprocessors before others, and not have one block on each.) With one row a block
-/// of attention, which lies on few multiprocessors, fits beside the two; with more it shall not, for the same reason.
-const STREAM_SHARED_BYTES: [usize; 2] = [78 << 10, 100 << 10];
+/// Most rows for which what a block takes of shared memory was tried kind by kind.
+const FEWEST_ROWS: usize = 4;
 /// Of the product of many rows in the same order of sums: rows and columns of a tile, and bytes of a block's rings.
 const ORDERED_TILE: (usize, usize) = (128, 128);
 const ORDERED_SHARED_BYTES: usize = 3 * (128 + 128) * 128;
@@ -165,6 +163,22 @@ impl Launch<'_> {
     }
 }
 
+/// What a block of linear_stream.cu takes at least: two products fit on a multiprocessor, but not three. (The third would find
+/// room on some multiprocessors before others, and not have one block on each.) With one row a block of attention, which lies on
+/// few multiprocessors, fits beside the two, so that large weights are on their way while it goes over a long context; the
+/// smaller ones of gate and up are not worth what uneven room costs.
+fn least_shared_bytes(kind: &str, weight: &CudaWeight, rows: usize) -> usize {
+    let small = weight.rows * weight.cols < few::LARGEST;
+    let kib = match (kind, rows) {
+        ("gated", 1) if small => 114,
+        ("gated", 2) => 114,
+        ("linear", 2..=FEWEST_ROWS) => 90,
+        ("added", ..=FEWEST_ROWS) | (_, 1) => 78,
+        _ => 100,
+    };
+    kib << 10
+}
+
 impl CudaBackend {
     /// [`LinearOps::linear`], of rows to which something may be owed.
     fn multiply(
@@ -291,7 +305,7 @@ impl CudaBackend {
         let k = product.weight.cols;
         let n = product.weight.rows / if gated { 2 } else { 1 };
         let kind = if gated { "gated" } else { "linear" };
-        self.stream_launch((kind, &product.types()), rows)?
+        self.stream_launch((kind, &product.types()), product.weight, rows)?
             .wide(product.x + (first * k * product.weight.element.size()) as u64)
             .wide(product.matrix)
             .wide(product.bias.map_or(0, CudaBuffer::address))
@@ -307,6 +321,7 @@ impl CudaBackend {
     pub(super) fn stream_launch(
         &self,
         (kind, types): (&str, &str),
+        weight: &CudaWeight,
         rows: usize,
     ) -> Result<Launch<'_>, BackendError> {
         let most = if rows <= 8 { 8 } else { 16 };
@@ -315,7 +330,7 @@ impl CudaBackend {
         Ok(launch
             .grid(self.device.facts.num_sms, 1, 1)
             .threads(STREAM_WARPS * 32)
-            .shared(shared.max(STREAM_SHARED_BYTES[usize::from(rows > 1)])))
+            .shared(shared.max(least_shared_bytes(kind, weight, rows))))
     }
 
     /// Whether [`Self::ordered`] is the faster of two that give the same bits: a pass over the weights for each few rows, or
