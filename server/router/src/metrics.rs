@@ -174,6 +174,7 @@ impl Metrics {
             &self.waiting,
             &self.in_flight_requests,
             &self.in_flight_tokens,
+            &self.told_prefill_tokens,
         ] {
             gauge.reset();
         }

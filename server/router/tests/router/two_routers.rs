@@ -1,60 +1,43 @@
 //! Routers that know nothing of each other, before the same replicas.
 
-use std::time::Duration;
-
 use ferrum_sim::SimConfig;
 use futures_util::future::join_all;
+use tokio::task::JoinSet;
 
-use crate::support::{Harness, chat, engine::SimServer, streamed_chat};
-
-/// Slow enough that requests pile up.
-fn slow() -> SimConfig {
-    SimConfig {
-        ttft_ms: 100,
-        tpot_ms: 10,
-        ..SimConfig::default()
-    }
-}
+use crate::support::{Harness, chat, engine::SimServer, streamed_chat, until};
 
 #[tokio::test]
-async fn two_routers_share_the_replicas_evenly_by_what_the_engines_tell() {
-    let mut engines = Vec::new();
-    for _ in 0..4 {
-        engines.push(SimServer::start(slow()).await);
-    }
+async fn a_router_counts_what_another_has_sent_and_fills_the_replicas_evenly() {
+    // Requests stay where they are, before their first token.
+    let hanging = SimConfig {
+        hang_after_tokens: Some(0),
+        ..SimConfig::default()
+    };
+    let engines = join_all((0..4).map(|_| SimServer::start(hanging.clone()))).await;
     let urls: Vec<_> = engines.iter().map(|engine| engine.url.clone()).collect();
-    let (one, two) = (Harness::start(&urls, 4).await, Harness::start(&urls, 4).await);
-    let mut most = 0;
-    let body = || {
-        let mut body = streamed_chat();
-        body["max_tokens"] = 20.into();
-        body
-    };
-    let asked = async {
-        let waves = (0..4).map(|wave| {
-            let (one, two) = (&one, &two);
-            async move {
-                tokio::time::sleep(Duration::from_millis(40 * wave)).await;
-                join_all((0..8).map(|index| (if index % 2 == 0 { one } else { two }).stream(body()))).await
-            }
-        });
-        join_all(waves).await
-    };
-    let looked = async {
-        loop {
-            let load = |engine: &SimServer| engine.load().running_requests + engine.load().waiting_requests;
-            most = most.max(engines.iter().map(load).max().unwrap_or(0));
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let answers = tokio::select! {
-        answers = asked => answers,
-        () = looked => unreachable!("it looks for ever"),
-    };
-    let mut answers = answers.iter().flatten();
-    assert!(answers.all(|(status, text)| *status == 200 && text.ends_with("data: [DONE]\n\n")));
-    // 32 requests at a time on 4 replicas: 8 each. Were each router blind to the other, the same replica could get 16.
-    assert!(most <= 11, "{most} requests on one replica");
+    // One knows of the first replica only, and fills it.
+    let (one, two) = (
+        Harness::start(&urls[..1], 1).await,
+        Harness::start(&urls, 4).await,
+    );
+    let requests = || engines.iter().map(|engine| engine.load().running_requests);
+    let mut clients = JoinSet::new();
+    for asked in 1..=32 {
+        let router = if asked <= 8 { &one } else { &two };
+        let request = router.client.post(router.url("/v1/chat/completions"));
+        clients.spawn(request.json(&streamed_chat()).send());
+        until("a replica has it, and the other router has heard", async || {
+            let heard = engines.iter().enumerate().map(async |(index, engine)| {
+                let told = format!("replica=\"r{index}\"");
+                let name = "ferrum_router_replica_queued_prefill_tokens";
+                two.metric(name, &told).await == engine.load().queued_prefill_tokens as f64
+            });
+            requests().sum::<usize>() == asked && join_all(heard).await.into_iter().all(|heard| heard)
+        })
+        .await;
+    }
+    // Were the second blind to the first, the first replica would have 14.
+    assert_eq!(requests().collect::<Vec<_>>(), [8; 4]);
 }
 
 #[tokio::test]
