@@ -6,7 +6,7 @@ use crate::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
         collective::{MOST_BLOCKS, MOST_RESULTS},
         few::{FEW_ROWS, Kind, Plan},
-        int4_stream,
+        int4_stream::Int4Adder,
         launch::Launch,
         linear::{Product, STREAM_ROWS},
         norm::row_threads,
@@ -50,13 +50,13 @@ impl Launch<'_> {
 }
 
 /// What adds a product to the residual.
-enum Adder {
+enum Adder<'a> {
     /// linear_few.cu.
     Few(Plan),
     /// linear_stream.cu.
     Stream,
     /// int4_stream.cu.
-    Int4(int4_stream::Plan),
+    Int4(Int4Adder<'a>),
 }
 
 impl CudaBackend {
@@ -111,7 +111,7 @@ impl CudaBackend {
     }
 
     /// The kernel that adds a product with `weight` to the residual and leaves the norm to the next, if there is one.
-    fn adder(&self, weight: &CudaWeight, rows: usize) -> Option<Adder> {
+    fn adder<'a>(&self, weight: &'a CudaWeight, rows: usize) -> Option<Adder<'a>> {
         if !self.pays(weight, rows) {
             return None;
         }
@@ -144,7 +144,7 @@ impl CudaBackend {
         let parts = match &adder {
             Adder::Few(plan) => plan.tiles,
             Adder::Stream => self.device.facts.num_sms,
-            Adder::Int4(plan) => plan.clusters,
+            Adder::Int4(adder) => adder.parts(),
         };
         if rows > out.squares.rows_of(parts) {
             return None;
@@ -168,7 +168,7 @@ impl CudaBackend {
     /// With the members of `struct Sums`.
     fn run_adder(
         &self,
-        adder: &Adder,
+        adder: &Adder<'_>,
         product: &Product<'_>,
         rows: usize,
         sums: [u64; 3],
@@ -177,7 +177,7 @@ impl CudaBackend {
             (Adder::Few(plan), _) => {
                 self.launch_few((product, Kind::Added), rows, plan, |launch| launch.sums(sums))
             }
-            (Adder::Int4(plan), _) => self.add_int4(product, rows, plan, |launch| launch.sums(sums)),
+            (Adder::Int4(adder), _) => self.add_int4(product, rows, adder, |launch| launch.sums(sums)),
             (Adder::Stream, None) => self.stream_adder("added", product, rows)?.sums(sums).run(),
             (Adder::Stream, Some((rank, peers))) => {
                 let launch = self.stream_adder("exchanged", product, rows)?;

@@ -49,6 +49,14 @@ impl Kind {
             Self::Added => "added",
         }
     }
+
+    /// Columns of the output of a weight with so many rows.
+    pub(super) fn width(self, weight_rows: usize) -> usize {
+        match self {
+            Self::Gated => weight_rows / 2,
+            Self::Linear | Self::Added => weight_rows,
+        }
+    }
 }
 
 /// A product: `n` are columns of the output.
@@ -75,13 +83,9 @@ pub(super) struct Plan {
 
 impl Task {
     fn new(weight: &CudaWeight, rows: usize, kind: Kind) -> Self {
-        let n = match kind {
-            Kind::Gated => weight.rows / 2,
-            Kind::Linear | Kind::Added => weight.rows,
-        };
         Self {
             rows,
-            n,
+            n: kind.width(weight.rows),
             k: weight.cols,
             kind,
         }

@@ -7,7 +7,7 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaIndices, Element,
         device::{Device, DeviceMemory},
-        int4_stream::STREAM_ROWS,
+        int4_plan::{Plans, STREAM_ROWS, Shape},
         linear::Product,
         scratch::{address, reserve},
         weight::{CudaWeight, Matrix, check_parts},
@@ -41,9 +41,9 @@ pub(super) struct Part {
     zeros: Option<DeviceMemory>,
     pub(super) order: Option<DeviceMemory>,
     first_row: usize,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
-    pub(super) group: usize,
+    pub(super) shape: Shape,
+    /// Of its products by rings.
+    pub(super) plans: Plans,
 }
 
 /// The matrix at 4 bits, if all its parts are, and the element type has kernels for them.
@@ -61,7 +61,7 @@ pub(super) fn prepare(
     let mut rows = 0;
     for alike in parts.chunk_by(|a, b| a.format == b.format && a.order == b.order) {
         let part = Part::pack(&backend.device, alike, rows)?;
-        rows += part.rows;
+        rows += part.shape.rows;
         matrix.parts.push(part);
     }
     let size = element.size();
@@ -93,6 +93,7 @@ impl Part {
     fn pack(device: &Arc<Device>, tensors: &[HostTensor], first_row: usize) -> Result<Self, BackendError> {
         let (cols, group) = (tensors[0].cols, tensors[0].format.block_len());
         let rows = tensors.iter().map(|tensor| tensor.rows).sum::<usize>();
+        let shape = Shape { rows, cols, group };
         let bytes = tensors.iter().map(|tensor| tensor.bytes.len()).sum();
         let stored = device.alloc_for_upload(bytes, "weights on their way")?;
         let mut offset = 0;
@@ -141,9 +142,8 @@ impl Part {
             zeros: (has_others != [0; 4]).then_some(zeros),
             order: order.transpose()?,
             first_row,
-            rows,
-            cols,
-            group,
+            plans: Plans::new(&shape, &device.facts),
+            shape,
         })
     }
 
@@ -156,7 +156,7 @@ impl Part {
     }
 
     pub(super) fn chunks(&self) -> usize {
-        self.cols.div_ceil(CHUNK)
+        self.shape.cols.div_ceil(CHUNK)
     }
 }
 
@@ -185,7 +185,7 @@ impl CudaBackend {
             };
             for first in (0..rows).step_by(most) {
                 let some = first..rows.min(first + most);
-                let x = product.x + (first * part.cols * product.weight.element.size()) as u64;
+                let x = product.x + (first * part.shape.cols * product.weight.element.size()) as u64;
                 let ordered = part
                     .order
                     .as_ref()
@@ -210,7 +210,7 @@ impl CudaBackend {
             .map_or(0, |bias| bias.address() + 4 * part.first_row as u64);
         let mut first = rows.start;
         while first < rows.end {
-            let x = x + ((first - rows.start) * part.cols * product.weight.element.size()) as u64;
+            let x = x + ((first - rows.start) * part.shape.cols * product.weight.element.size()) as u64;
             let out =
                 product.out.address() + ((first * n + part.first_row) * product.out.element().size()) as u64;
             // As many at once as there is a plan for.
@@ -238,7 +238,7 @@ impl CudaBackend {
         (x, rows): (u64, usize),
         (bias, stride, out): (u64, usize, u64),
     ) -> Result<(), BackendError> {
-        let tiles = part.rows.div_ceil(TILE);
+        let tiles = part.shape.rows.div_ceil(TILE);
         let rows_of_8 = rows.div_ceil(8);
         // All but how many rows there are depends on the weight alone, so that a row's bits do. Where the warps of a block
         // would have many turns each, a cluster shares them.
@@ -251,7 +251,7 @@ impl CudaBackend {
         let warps = share.div_ceil(share.div_ceil(WARPS));
         let kernel = format!(
             "int4_few_{rows_of_8}_g{}_{}",
-            part.group,
+            part.shape.group,
             product.weight.element.name()
         );
         self.device
@@ -266,8 +266,8 @@ impl CudaBackend {
             .wide(part.zeros())
             .wide(bias)
             .int(rows)
-            .int(part.rows)
-            .int(part.cols)
+            .int(part.shape.rows)
+            .int(part.shape.cols)
             .int(stride)
             .int(usize::from(product.out.element() == Element::F32))
             .int(slices)
@@ -286,11 +286,11 @@ impl CudaBackend {
         let to = address(&self.scratch.ordered);
         self.device
             .kernel(&format!("int4_order_columns_{}", product.weight.element.name()))?
-            .grid(part.cols.div_ceil(THREADS), rows, 1)
+            .grid(part.shape.cols.div_ceil(THREADS), rows, 1)
             .threads(THREADS)
             .wide(x)
             .wide(part.order())
-            .int(part.cols)
+            .int(part.shape.cols)
             .wide(to)
             .run()?;
         Ok(to)
@@ -300,7 +300,7 @@ impl CudaBackend {
     pub(super) fn dequantize(&self, weight: &CudaWeight, matrix: &Int4Matrix) -> Result<u64, BackendError> {
         let to = address(&self.scratch.dense);
         for part in &matrix.parts {
-            let words = part.rows * part.chunks() * CHUNK / 8;
+            let words = part.shape.rows * part.chunks() * CHUNK / 8;
             self.device
                 .kernel(&format!("int4_dequantize_{}", weight.element.name()))?
                 .grid(words.div_ceil(THREADS), 1, 1)
@@ -309,10 +309,10 @@ impl CudaBackend {
                 .wide(part.scales.address())
                 .wide(part.zeros())
                 .wide(part.order())
-                .int(part.rows)
-                .int(part.cols)
-                .int(part.group)
-                .wide(to + (part.first_row * part.cols * weight.element.size()) as u64)
+                .int(part.shape.rows)
+                .int(part.shape.cols)
+                .int(part.shape.group)
+                .wide(to + (part.first_row * part.shape.cols * weight.element.size()) as u64)
                 .run()?;
         }
         Ok(to)
@@ -330,7 +330,7 @@ impl CudaBackend {
         for part in &matrix.parts {
             self.device
                 .kernel(&format!("int4_gather_{}", weight.element.name()))?
-                .grid(part.cols.div_ceil(THREADS), rows, 1)
+                .grid(part.shape.cols.div_ceil(THREADS), rows, 1)
                 .threads(THREADS)
                 .wide(part.levels.address())
                 .wide(part.scales.address())
@@ -338,9 +338,9 @@ impl CudaBackend {
                 .wide(part.order())
                 .wide(ids.address())
                 .int(part.first_row)
-                .int(part.rows)
-                .int(part.cols)
-                .int(part.group)
+                .int(part.shape.rows)
+                .int(part.shape.cols)
+                .int(part.shape.group)
                 .int(usize::from(out.element() == Element::F32))
                 .wide(out.address())
                 .run()?;

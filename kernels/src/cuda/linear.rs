@@ -7,7 +7,6 @@ use crate::{
         CudaBackend, CudaBuffer, CudaIndices, CudaWeight, Element,
         deferred::Owed,
         few::{self, Kind},
-        int4_stream,
         launch::Launch,
         norm::{row_threads, same_element},
         weight::Matrix,
@@ -284,14 +283,13 @@ impl CudaBackend {
             }),
             // Other sums than those of more rows.
             Matrix::Int4(_) if self.batch_invariant => None,
-            Matrix::Int4(matrix) if rows <= int4_stream::STREAM_ROWS => {
-                self.gated_int4(product, matrix, rows)
-            }
-            Matrix::Int4(matrix) if self.prefers_hopper(product, rows) => Some(
-                self.dequantize(weight, matrix)
-                    .and_then(|dense| self.gated_hopper(product, Some(dense), rows)),
-            ),
-            Matrix::Int4(_) | Matrix::Q8(_) => None,
+            Matrix::Int4(matrix) => self.gated_int4(product, matrix, rows).or_else(|| {
+                self.prefers_hopper(product, rows).then(|| {
+                    let dense = self.dequantize(weight, matrix)?;
+                    self.gated_hopper(product, Some(dense), rows)
+                })
+            }),
+            Matrix::Q8(_) => None,
         }
     }
 

@@ -18,6 +18,7 @@ mod few;
 mod gated_hopper;
 mod group;
 mod int4;
+mod int4_plan;
 mod int4_stream;
 mod launch;
 mod linear;
