@@ -2,8 +2,6 @@
 
 mod harness;
 
-use std::time::Duration;
-
 use ferrum_api::telemetry::{
     KvBlockEvent, TelemetryEvent, WatchRequest, byte_hash, kv_block_event, phase_change::Phase as WirePhase,
     telemetry_client::TelemetryClient, telemetry_event::Event,
@@ -129,7 +127,7 @@ async fn a_router_that_came_late_hears_the_phase_first_and_the_drain_and_the_end
 }
 
 #[tokio::test]
-async fn load_is_told_at_once_when_it_ends_and_seldom_meanwhile() {
+async fn load_is_told_while_something_runs_but_seldom() {
     let server = chat(SimConfig {
         tpot_ms: 5,
         answer_tokens: 100,
@@ -159,18 +157,12 @@ async fn load_is_told_at_once_when_it_ends_and_seldom_meanwhile() {
             count += 1;
             seen_running |= load.running_requests == 1;
             if load.generated_tokens_total >= 140 && load.running_requests == 0 {
-                return (count, seen_running, Instant::now());
+                return (count, seen_running);
             }
         }
     };
-    let ended = async { (answer.await, Instant::now()) };
-    let ((_, answered), (count, seen_running, told)) = tokio::join!(ended, loads);
+    let (_, (count, seen_running)) = tokio::join!(answer, loads);
     assert!(seen_running);
-    assert!(
-        told < answered + Duration::from_millis(80),
-        "{:?} late",
-        told - answered
-    );
     // One in 100 ms, the first, and one more for each of those that ended in a busy state that was told.
     let bound = 2 + 2 * start.elapsed().as_millis() / 100;
     assert!(count <= bound, "{count} in {:?}", start.elapsed());

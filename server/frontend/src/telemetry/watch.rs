@@ -213,3 +213,49 @@ impl Load {
 fn is_idle(load: &EngineLoad) -> bool {
     load.waiting_requests + load.running_requests == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn load_is_told_at_once_when_it_ends_and_seldom_meanwhile() {
+        let (sender, receiver) = watch::channel(EngineLoad::default());
+        let mut load = Load::new(receiver);
+        load.take();
+        let start = Instant::now();
+        let runs = |running_requests| {
+            sender.send_replace(EngineLoad {
+                running_requests,
+                ..EngineLoad::default()
+            })
+        };
+        let changes = async {
+            for running in 1..=25 {
+                sleep(Duration::from_millis(if running == 1 { 5 } else { 10 })).await;
+                runs(running);
+            }
+            sleep(Duration::from_millis(10)).await;
+            runs(0);
+            // What nobody heard the beginning of need not be told to have ended.
+            sleep(Duration::from_millis(10)).await;
+            runs(1);
+            sleep(Duration::from_millis(10)).await;
+            runs(0);
+        };
+        let told = async {
+            let mut told = Vec::new();
+            while told.len() < 4 {
+                let Ok(now) = load.changed().await else {
+                    panic!("gone")
+                };
+                told.push((start.elapsed().as_millis(), now.running_requests));
+            }
+            told
+        };
+        let ((), told) = tokio::join!(changes, told);
+        assert_eq!(told, [(100, 10), (200, 20), (255, 0), (355, 0)]);
+    }
+}
