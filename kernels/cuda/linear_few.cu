@@ -143,7 +143,7 @@ __device__ __forceinline__ void for_each_two(const Totals<SIDE>& totals, const P
 template <int SIDE, typename L>
 __device__ __forceinline__ void share_sums(const Totals<SIDE>& totals, const L& at, const Plan& plan, int rows) {
     const bool alone = plan.slices == 1;
-    if (!alone) cluster_wait();   // all have begun
+    if (!alone) cluster_wait<false>();   // all have begun
     if (threadIdx.x < BRINGER)
         for_each_two(totals, plan, rows, [&](int row) {
             const int block = row & (plan.slices - 1), line = (at.rank * at.each + (row >> at.shift)) * at.LINE;
@@ -154,12 +154,12 @@ __device__ __forceinline__ void share_sums(const Totals<SIDE>& totals, const L& 
 #pragma unroll
                 for (int side = 0; side < 2; ++side) {
                     if (alone) *reinterpret_cast<float2*>(own + side * SIDE + c) = y.side[side];
-                    else give(to + (side * SIDE + c) * 4, y.side[side], counted);
+                    else send(to + (side * SIDE + c) * 4, y.side[side], counted);
                 }
             };
         });
     if (alone) __syncthreads();
-    else barrier_wait_for_cluster(at.given);
+    else await_sent(at.given, 0);
 }
 
 // Finishes what the cluster's blocks have given, added up in their order.
@@ -199,7 +199,7 @@ __device__ __forceinline__ void few_body(const R& results, const Few<O>& few, co
         publish_barriers();
         barrier_expect(at.given, plan.slices * at.count * plan.own * 8);   // two sides
     }
-    if (plan.slices > 1) cluster_arrive();
+    if (plan.slices > 1) cluster_arrive<false>();
     if (threadIdx.x == BRINGER) bringer.begin(tile);
     __syncthreads();
     Totals<SIDE> totals;

@@ -1,6 +1,7 @@
 // What drawing is made of: keys that rank logits, random bits, the blocks of a row and their histograms.
 #pragma once
 
+#include "cluster.cuh"
 #include "common.cuh"
 
 #include <cfloat>
@@ -116,21 +117,9 @@ __device__ __forceinline__ Scan scan_warps(unsigned long long x, Shared& shared)
 
 __device__ __forceinline__ void cluster_barrier(uint32_t blocks) {
 #if __CUDA_ARCH__ >= 900
-    if (blocks > 1) {
-        asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-        return;
-    }
+    if (blocks > 1) return cluster_sync();
 #endif
     __syncthreads();
-}
-
-// The address in the shared memory of block `rank` of the cluster that `p` has in this one.
-__device__ __forceinline__ uint32_t address_in(const void* p, uint32_t rank) {
-    uint32_t at = uint32_t(__cvta_generic_to_shared(p));
-#if __CUDA_ARCH__ >= 900
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(at), "r"(rank));
-#endif
-    return at;
 }
 
 // What block `rank` of `blocks` has at `p`.
@@ -138,7 +127,7 @@ __device__ __forceinline__ uint32_t read(const uint32_t* p, uint32_t rank, uint3
     uint32_t x = 0;
 #if __CUDA_ARCH__ >= 900
     if (blocks > 1) {
-        asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(x) : "r"(address_in(p, rank)) : "memory");
+        asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(x) : "r"(in_block(uint32_t(__cvta_generic_to_shared(p)), rank)) : "memory");
         return x;
     }
 #endif
@@ -149,7 +138,7 @@ __device__ __forceinline__ unsigned long long read(const unsigned long long* p, 
 #if __CUDA_ARCH__ >= 900
     if (blocks > 1) {
         unsigned long long x;
-        asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(x) : "r"(address_in(p, rank)) : "memory");
+        asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(x) : "r"(in_block(uint32_t(__cvta_generic_to_shared(p)), rank)) : "memory");
         return x;
     }
 #endif
