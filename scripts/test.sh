@@ -28,8 +28,12 @@ lint() { cargo fmt --all --check && cargo clippy --workspace --all-targets --fea
 build() { cargo build --release --quiet -p ferrum-cli; }
 rust() { cargo test --workspace --no-fail-fast; }
 openai() { e2e/openai/run.sh; }
-# Compiles every kernel and lints what launches them; no GPU is needed.
-cuda() { scripts/gpu/fetch-toolkit.sh && cargo clippy -p ferrum-kernels -p ferrum-models -p ferrum-cli --features ferrum-kernels/cuda,ferrum-models/cuda,ferrum-cli/cuda --all-targets --quiet -- --deny warnings; }
+# Compiles every kernel, lints what launches them and tests what chooses among them; no GPU is needed.
+cuda() {
+    scripts/gpu/fetch-toolkit.sh &&
+        cargo clippy -p ferrum-kernels -p ferrum-models -p ferrum-cli --features ferrum-kernels/cuda,ferrum-models/cuda,ferrum-cli/cuda --all-targets --quiet -- --deny warnings &&
+        cargo test --quiet --package ferrum-kernels --features cuda --lib cuda::
+}
 # The CUDA backend's tests of small shapes, on an emulated GPU.
 emulated() { scripts/gpu/fetch-toolkit.sh && scripts/gpu/emulated.sh --quick; }
 e2e() { scripts/e2e.sh; }

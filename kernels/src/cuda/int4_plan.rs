@@ -241,7 +241,9 @@ mod tests {
                 for kind in [Kind::Linear, Kind::Gated, Kind::Added] {
                     let task = task(rows, width, k, kind);
                     let Some(plan) = task.plan(NUM_SMS) else {
-                        assert!(rows > 16, "no plan for {width} x {k}");
+                        // What adds to the residual keeps the sums of all its groups.
+                        let added = kind == Kind::Added && width > 100_000;
+                        assert!(rows > 16 || added, "no plan for {width} x {k}");
                         continue;
                     };
                     assert!(task.shared_bytes(&plan) <= SHARED_BYTES);
