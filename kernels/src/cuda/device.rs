@@ -17,6 +17,7 @@ use crate::{
     backend::BackendError,
     cuda::{
         CudaUnavailable, DEVICE,
+        clusters::Clusters,
         launch::Function,
         nccl::Watch,
         recordings::beside_none,
@@ -50,6 +51,7 @@ pub(super) struct Device {
     pub(super) context: sys::CUcontext,
     pub(super) stream: sys::CUstream,
     pub(super) facts: GpuFacts,
+    pub(super) clusters: Clusters,
     modules: Vec<sys::CUmodule>,
     pub(super) functions: HashMap<String, Function>,
     staging: Mutex<Staging>,
@@ -116,6 +118,7 @@ impl Device {
             gpu,
             context,
             stream,
+            clusters: Clusters::count(&facts, &functions)?,
             facts,
             modules,
             functions,

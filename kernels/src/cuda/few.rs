@@ -4,6 +4,7 @@ use crate::{
     backend::BackendError,
     cuda::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
+        clusters::Clusters,
         launch::Launch,
         linear::Product,
         tensor_map::{TILE_COLUMNS, tensor_map},
@@ -102,22 +103,19 @@ impl Task {
     }
 
     /// The fastest, by an estimate.
-    fn plan(&self, num_sms: usize) -> Option<Plan> {
-        let plans = [1, 2, 4, 8]
-            .into_iter()
-            .filter_map(|slices| self.plan_of(slices, num_sms));
+    fn plan(&self, room: &Clusters) -> Option<Plan> {
+        let plans = room
+            .all()
+            .filter_map(|(slices, clusters)| self.plan_of(slices, clusters));
         plans.min_by_key(|plan| self.nanoseconds(plan))
     }
 
-    /// With clusters of `slices` blocks, as many as have room beside one another.
-    fn plan_of(&self, slices: usize, num_sms: usize) -> Option<Plan> {
+    /// With up to `clusters` clusters of `slices` blocks.
+    fn plan_of(&self, slices: usize, clusters: usize) -> Option<Plan> {
         let turns = self.k.div_ceil(TILE_COLUMNS);
         if slices > turns {
             return None;
         }
-        // Multiprocessors lie in groups that clusters of more than two do not fill.
-        let usable = if slices > 2 { num_sms * 10 / 11 } else { num_sms };
-        let clusters = (usable / slices).max(1);
         let units = match self.kind {
             Kind::Gated => self.n,
             Kind::Linear | Kind::Added => self.n.div_ceil(2),
@@ -188,7 +186,7 @@ impl CudaBackend {
             && (task.least_rows()..=FEW_ROWS).contains(&rows)
             && !self.batch_invariant;
         // Results are stored two by two.
-        (suits && task.n.is_multiple_of(2)).then(|| task.plan(facts.num_sms))?
+        (suits && task.n.is_multiple_of(2)).then(|| task.plan(&self.device.clusters))?
     }
 
     /// `product` of a few rows, with all that its kind has behind it: `None` where there is no such kernel.

@@ -142,7 +142,7 @@ impl Part {
             zeros: (has_others != [0; 4]).then_some(zeros),
             order: order.transpose()?,
             first_row,
-            plans: Plans::new(&shape, &device.facts),
+            plans: Plans::new(&shape, device.facts.capability, &device.clusters),
             shape,
         })
     }

@@ -1,7 +1,7 @@
 //! How products with 4-bit levels by rings are laid out over the multiprocessors: `cuda/int4_stream.cu`.
 
 use crate::cuda::{
-    device::GpuFacts,
+    clusters::Clusters,
     few::Kind,
     int4::{CHUNK, TILE},
 };
@@ -62,11 +62,12 @@ impl Plan {
 pub(super) struct Plans([[Option<Plan>; PLANNED_ROWS.len()]; KINDS.len()]);
 
 impl Plans {
-    pub(super) fn new(shape: &Shape, facts: &GpuFacts) -> Self {
+    /// With none on a GPU of `capability` that has no such kernels.
+    pub(super) fn new(shape: &Shape, capability: (i32, i32), room: &Clusters) -> Self {
         let plan = |kind, rows| {
             let task = Task::new(shape, rows, kind);
-            let streams = facts.capability >= (9, 0) && task.streams(facts.num_sms);
-            streams.then(|| task.plan(facts.num_sms))?
+            let streams = capability >= (9, 0) && task.streams(room.num_sms());
+            streams.then(|| task.plan(room))?
         };
         Self(KINDS.map(|kind| PLANNED_ROWS.map(|rows| plan(kind, rows))))
     }
@@ -147,19 +148,18 @@ impl Task {
         }
     }
 
-    /// How `num_sms` multiprocessors share the work, if they can.
-    fn plan(&self, num_sms: usize) -> Option<Plan> {
-        let slices = [1, 2, 4, 8].into_iter().filter(|&slices| slices <= self.chunks);
-        let plans = slices.flat_map(|slices| self.plans(num_sms, slices));
+    /// How multiprocessors share the work, if they can.
+    fn plan(&self, room: &Clusters) -> Option<Plan> {
+        let all = room.all().filter(|(slices, _)| *slices <= self.chunks);
+        let plans = all.flat_map(|(slices, clusters)| self.plans(slices, clusters));
         let fitting = plans.filter(|plan| self.shared_bytes(plan) <= SHARED_BYTES);
         fitting.min_by(|a, b| self.cycles(a).total_cmp(&self.cycles(b)))
     }
 
-    fn plans(&self, num_sms: usize, slices: usize) -> Vec<Plan> {
-        // Clusters of four and more leave some multiprocessors out.
-        let usable = if slices > 2 { num_sms * 10 / 11 } else { num_sms };
+    /// With up to `clusters` clusters of `slices` blocks.
+    fn plans(&self, slices: usize, clusters: usize) -> Vec<Plan> {
         let pairs = self.width.div_ceil(2);
-        let clusters = (usable / slices).clamp(1, pairs);
+        let clusters = clusters.min(pairs);
         let gated = self.kind == Kind::Gated;
         let own = if gated { TILE / 4 } else { TILE / 2 };
         let groups = pairs.div_ceil(clusters).div_ceil(own);
@@ -204,7 +204,7 @@ impl Task {
         let round = if plan.often {
             125.0 * self.rows as f64
         } else {
-            600.0
+            900.0
         };
         let over = if plan.over { 100.0 } else { 0.0 };
         work + x + cluster + over + round * (plan.rounds - 1) as f64
@@ -215,7 +215,8 @@ impl Task {
 mod tests {
     use super::*;
 
-    const NUM_SMS: usize = 132;
+    /// Of an H100.
+    const ROOM: Clusters = Clusters([132, 66, 32, 15]);
 
     fn task(rows: usize, width: usize, k: usize, kind: Kind) -> Task {
         Task {
@@ -240,7 +241,7 @@ mod tests {
             ] {
                 for kind in [Kind::Linear, Kind::Gated, Kind::Added] {
                     let task = task(rows, width, k, kind);
-                    let Some(plan) = task.plan(NUM_SMS) else {
+                    let Some(plan) = task.plan(&ROOM) else {
                         // What adds to the residual keeps the sums of all its groups.
                         let added = kind == Kind::Added && width > 100_000;
                         assert!(rows > 16 || added, "no plan for {width} x {k}");
@@ -248,7 +249,7 @@ mod tests {
                     };
                     assert!(task.shared_bytes(&plan) <= SHARED_BYTES);
                     assert!(plan.across * plan.along <= task.warps());
-                    assert!(plan.clusters * plan.slices <= NUM_SMS);
+                    assert!(plan.clusters * plan.slices <= ROOM.num_sms());
                     let own = plan.across * plan.rounds * if kind == Kind::Gated { TILE / 2 } else { TILE };
                     assert!(own * plan.clusters >= width, "{plan:?} of {width} x {k}");
                 }
@@ -258,31 +259,25 @@ mod tests {
 
     #[test]
     fn plans_are_kept_for_what_rings_make() {
-        let facts = |capability| GpuFacts {
-            name: "a GPU".into(),
-            capability,
-            num_sms: NUM_SMS,
-            memory_bytes: 80 << 30,
-        };
         let shape = |rows, cols| Shape {
             rows,
             cols,
             group: 128,
         };
-        let large = Plans::new(&shape(19_456, 2560), &facts((9, 0)));
+        let large = Plans::new(&shape(19_456, 2560), (9, 0), &ROOM);
         for kind in KINDS {
             let plan = |rows| large.of(kind, rows).copied();
             assert!(plan(1).is_some());
             assert_eq!(plan(1), plan(16), "a row's bits are those of its product alone");
-            assert_eq!(plan(17), Task::new(&shape(19_456, 2560), 32, kind).plan(NUM_SMS));
-            assert_eq!(plan(64), Task::new(&shape(19_456, 2560), 64, kind).plan(NUM_SMS));
+            assert_eq!(plan(17), Task::new(&shape(19_456, 2560), 32, kind).plan(&ROOM));
+            assert_eq!(plan(64), Task::new(&shape(19_456, 2560), 64, kind).plan(&ROOM));
             assert_eq!(plan(65), None);
         }
-        let odd = Plans::new(&shape(333, 256), &facts((9, 0)));
+        let odd = Plans::new(&shape(333, 256), (9, 0), &ROOM);
         assert_eq!(odd.of(Kind::Linear, 16), None, "too small for rings");
         assert!(odd.of(Kind::Linear, 17).is_some());
         assert_eq!(odd.of(Kind::Added, 17), None);
-        let older = Plans::new(&shape(19_456, 2560), &facts((8, 0)));
+        let older = Plans::new(&shape(19_456, 2560), (8, 0), &ROOM);
         assert_eq!(older.of(Kind::Linear, 1), None);
     }
 }

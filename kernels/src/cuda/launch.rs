@@ -22,6 +22,8 @@ struct Aligned<T: ?Sized>(T);
 
 include!(concat!(env!("OUT_DIR"), "/images.rs"));
 
+/// Dynamic shared memory that every kernel may have; more has to be asked for, what a kernel has beside this counted in.
+const USUAL_SHARED_BYTES: usize = 40 << 10;
 /// Most arguments of a kernel.
 const MAX_ARGUMENTS: usize = 24;
 
@@ -87,7 +89,7 @@ impl Device {
     }
 }
 
-fn no_kernel(name: &str) -> BackendError {
+pub(super) fn no_kernel(name: &str) -> BackendError {
     BackendError::Device {
         device: DEVICE,
         what: format!("there is no kernel {name}: these element types do not go together"),
@@ -159,7 +161,9 @@ impl<'a> Launch<'a> {
             return Ok(());
         }
         self.device.bind()?;
-        self.allow_shared()?;
+        if self.shared_bytes > USUAL_SHARED_BYTES {
+            self.function.allow_shared(self.shared_bytes)?;
+        }
         let mut pointers = [ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
         let maps = self.maps.iter().map(|map| (&raw const *map).cast_mut().cast());
         let words = self
@@ -199,27 +203,47 @@ impl<'a> Launch<'a> {
     }
 }
 
-impl Launch<'_> {
-    /// More than 48 KiB of shared memory, what a kernel has beside this counted in, has to be asked for; all of a
-    /// multiprocessor's, so that kernels fit beside one another.
-    fn allow_shared(&self) -> Result<(), BackendError> {
+impl Function {
+    /// Asks for so much shared memory; for all of a multiprocessor's, so that kernels fit beside one another.
+    fn allow_shared(self, bytes: usize) -> Result<(), BackendError> {
         use sys::CUfunction_attribute as Attribute;
-        if self.shared_bytes <= 40 << 10 {
-            return Ok(());
-        }
         for (attribute, value) in [
             (
                 Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                self.shared_bytes as i32,
+                bytes as i32,
             ),
             (Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100),
         ] {
             // SAFETY: the function is of a module that lives as long as the device.
             check("cuFuncSetAttribute", unsafe {
-                sys::cuFuncSetAttribute(self.function.0, attribute, value)
+                sys::cuFuncSetAttribute(self.0, attribute, value)
             })?;
         }
         Ok(())
+    }
+
+    /// How many clusters of `blocks` blocks run at once on an otherwise idle GPU, each block with `shared_bytes` of shared memory.
+    pub(super) fn active_clusters(self, blocks: usize, shared_bytes: usize) -> Result<usize, BackendError> {
+        self.allow_shared(shared_bytes)?;
+        let mut attributes = [cluster_of(blocks)];
+        let config = sys::CUlaunchConfig {
+            gridDimX: blocks as u32,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: 32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes as u32,
+            hStream: ptr::null_mut(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: 1,
+        };
+        let mut count = 0;
+        // SAFETY: the function is of a module that lives as long as the device.
+        check("cuOccupancyMaxActiveClusters", unsafe {
+            sys::cuOccupancyMaxActiveClusters(&raw mut count, self.0, &raw const config)
+        })?;
+        Ok(count as usize)
     }
 }
 

@@ -11,6 +11,7 @@
 mod activation;
 mod attention;
 mod buffer;
+mod clusters;
 mod collective;
 mod deferred;
 mod device;

@@ -22,6 +22,8 @@ const GPUS: &str = "FERRUM_EMULATED_GPUS";
 const SMS: &str = "FERRUM_EMULATED_SMS";
 const NAME: &[u8] = b"Emulated GPU\0";
 const MEMORY_BYTES: usize = 8 << 30;
+/// Multiprocessors that lie together, as on an H100: a cluster is one of theirs.
+const TOGETHER: usize = 18;
 
 pub(crate) struct Device {
     ordinal: usize,
@@ -54,6 +56,11 @@ fn number(variable: &str, default: usize) -> Result<usize, String> {
 }
 
 impl Device {
+    /// How many clusters of so many blocks run at once if a block fills a multiprocessor.
+    pub(super) fn clusters(&self, blocks: usize) -> usize {
+        self.sms / TOGETHER * (TOGETHER / blocks) + self.sms % TOGETHER / blocks
+    }
+
     pub(super) fn new(ordinal: usize, sms: usize) -> Self {
         Self {
             ordinal,

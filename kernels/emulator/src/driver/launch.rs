@@ -1,7 +1,7 @@
 //! Launches of kernels.
 
 use std::{
-    ffi::c_void,
+    ffi::{c_int, c_void},
     slice,
     sync::{Arc, atomic::Ordering},
 };
@@ -9,7 +9,8 @@ use std::{
 use cudarc::driver::sys::{CUfunction, CUlaunchAttributeID as Id, CUlaunchConfig, CUresult};
 
 use super::{
-    answer::{Answer, code},
+    answer::{Answer, code, give},
+    device::current,
     module::{FUNCTIONS, Function},
     stream::{Stream, stream},
 };
@@ -68,6 +69,27 @@ pub(super) unsafe extern "C" fn cuLaunchKernelEx(
         })
     };
     code(stream(config.hStream).and_then(launch))
+}
+
+/// How many clusters run at once if a block fills a multiprocessor.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn cuOccupancyMaxActiveClusters(
+    count: *mut c_int,
+    handle: CUfunction,
+    config: *const CUlaunchConfig,
+) -> CUresult {
+    // SAFETY: the caller's.
+    let Some(config) = (unsafe { config.as_ref() }) else {
+        return CUresult::CUDA_ERROR_INVALID_VALUE;
+    };
+    let clusters = || {
+        // SAFETY: the caller's.
+        let shape = unsafe { shape(config) };
+        shape.check(&*FUNCTIONS.get(handle)?)?;
+        Ok(current()?.clusters(shape.cluster[0] as usize))
+    };
+    // SAFETY: the caller's.
+    code(clusters().and_then(|clusters| unsafe { give(count, clusters as c_int) }))
 }
 
 /// # Safety

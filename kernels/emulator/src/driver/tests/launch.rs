@@ -7,7 +7,7 @@ use cudarc::driver::sys::{
 
 use super::*;
 use crate::driver::{
-    launch::cuLaunchKernelEx,
+    launch::{cuLaunchKernelEx, cuOccupancyMaxActiveClusters},
     module::{
         cuFuncGetName, cuFuncSetAttribute, cuModuleEnumerateFunctions, cuModuleGetFunctionCount,
         cuModuleLoadData, cuModuleUnload,
@@ -155,6 +155,14 @@ fn launches_beyond_the_limits_of_a_gpu_are_refused() {
         let mut clusters = config(of, blocks, 32);
         (clusters.attrs, clusters.numAttrs) = (&raw mut cluster, 1);
         assert_eq!(answer(&clusters), expected, "{blocks}");
+        let mut count = -1;
+        // SAFETY: there is room for a number.
+        let asked = unsafe { cuOccupancyMaxActiveClusters(&raw mut count, function, &raw const clusters) };
+        assert_eq!(
+            (asked, count),
+            (expected, if expected == OK { 7 * 4 + 1 } else { -1 }),
+            "of 132 multiprocessors, 18 together"
+        );
     }
     assert_eq!(cuStreamSynchronize(of), OK);
     assert_eq!(cuModuleUnload(module), OK);
