@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Rows of a product that a block makes at once, its warps sharing out k.
-const FEW_ROWS: usize = 16;
+pub(super) const FEW_ROWS: usize = 16;
 /// Rows above which a weight is better dequantized into scratch memory and multiplied by cuBLASLt.
 const DENSE_ROWS: usize = 64;
 /// Rows of x that are brought into the order of a weight's columns at once.

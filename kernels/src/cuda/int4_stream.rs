@@ -5,7 +5,7 @@ use crate::{
     cuda::{
         CudaBackend, CudaBuffer, CudaWeight, Element,
         few::Kind,
-        int4::{Int4Matrix, Part},
+        int4::{FEW_ROWS, Int4Matrix, Part},
         int4_plan::Plan,
         launch::Launch,
         linear::Product,
@@ -98,7 +98,9 @@ impl CudaBackend {
         x: (u64, usize),
         (bias, stride, out): (u64, usize, u64),
     ) -> Option<Result<(), BackendError>> {
-        let plan = part.plans.of(Kind::Linear, x.1)?;
+        // With batch invariance one plan for all that are given at once.
+        let planned = if self.batch_invariant { FEW_ROWS } else { x.1 };
+        let plan = part.plans.of(Kind::Linear, planned)?;
         Some(self.run_stream((product, Kind::Linear), part, x, plan, ((bias, out), stride)))
     }
 

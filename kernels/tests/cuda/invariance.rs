@@ -92,6 +92,8 @@ fn a_product_at_4_and_8_bits_gives_a_row_the_same_bits_among_any_number_of_rows(
         for (format, n, k) in [
             (WeightFormat::Int4G128, 1152, 2560),
             (WeightFormat::Int4G32, 576, 608),
+            // By rings from the first row on.
+            (WeightFormat::Int4G128, 3392, 2560),
         ] {
             let weight = random.matrix(format, n, k);
             check_products(&twin, &mut random, &weight);
