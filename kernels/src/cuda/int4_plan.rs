@@ -107,7 +107,7 @@ impl Task {
                 self.rows > 16 || self.width.div_ceil(TILE) * self.chunks >= LEAST_CHUNKS * num_sms
             }
             // Columns are stored two by two, and halves begin with an even row.
-            Kind::Gated | Kind::Added => self.width.is_multiple_of(2),
+            Kind::Gated | Kind::Added => self.width > 0 && self.width.is_multiple_of(2),
         }
     }
 
@@ -277,6 +277,8 @@ mod tests {
         assert_eq!(odd.of(Kind::Linear, 16), None, "too small for rings");
         assert!(odd.of(Kind::Linear, 17).is_some());
         assert_eq!(odd.of(Kind::Added, 17), None);
+        let row = Plans::new(&shape(1, 32), (9, 0), &ROOM);
+        assert_eq!(row.of(Kind::Gated, 1), None, "no row has halves");
         let older = Plans::new(&shape(19_456, 2560), (8, 0), &ROOM);
         assert_eq!(older.of(Kind::Linear, 1), None);
     }
